@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format bench clean
+
+demo: $(READY)  ## train a VAE on the digits, evaluate it, draw it
+	rm -rf runs/demo
+	$(BIN)/python -m pyro_dgm fit vae --data digits --epochs 200 --set latent_features=16 --set learning_rate=0.002 --out runs/demo
+
+test: $(READY)  ## the whole suite
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## the reference VAE of benchmarks/README.md
+	$(BIN)/python -m benchmarks.reference_vae
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyro_dgm needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,tensorboard]'
+	touch $@
