@@ -1,0 +1,96 @@
+"""Programs run forward: a model as a simulator, a guide as an encoder."""
+
+__all__ = ["encode", "free_sites", "point", "simulate"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_subsample
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_dgm.infer.programs import Program, Site, sample_sites
+
+
+def simulate(
+    model: Program,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    given: Mapping[str, Tensor] | None = None,
+) -> Trace:
+    """Runs a model as a simulator: nothing is observed but the latents given.
+
+    Arguments:
+        model: a Pyro program.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        given: values of some of its latents, by name.
+
+    Returns:
+        The trace; its sites that observe data in the model are drawn.
+
+    Raises:
+        ValueError: a given name is no site of the model.
+    """
+    given = given or {}
+    simulator = poutine.condition(poutine.uncondition(model), data=given)
+    trace = prune_subsample_sites(poutine.trace(simulator).get_trace(*args, **(kwargs or {})))
+    unknown = [name for name in given if name not in trace.nodes]
+    if unknown:
+        raise ValueError(
+            f"given latents must be sites of the model; got {unknown}, the model has {list(sample_sites(trace))}. "
+            "Name them as in the model."
+        )
+    return trace
+
+
+def encode(
+    guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, sample: bool = False
+) -> dict[str, Tensor]:
+    """Runs a guide and returns its latents by name: the mean of each given the earlier ones, or one draw.
+
+    Raises:
+        ValueError: means are asked for and a latent's distribution has none in closed form.
+    """
+    handler = poutine.trace(guide) if sample else poutine.trace(_TakeMeans()(guide))
+    trace = handler.get_trace(*args, **(kwargs or {}))
+    return {name: site["value"] for name, site in sample_sites(prune_subsample_sites(trace)).items()}
+
+
+def free_sites(trace: Trace, given: Mapping[str, Tensor]) -> dict[str, Site]:
+    """The sites a simulation drew itself: neither given, nor deterministic, nor a factor."""
+    return {
+        name: site
+        for name, site in sample_sites(trace).items()
+        if name not in given and not site["infer"].get("_deterministic") and not site_is_factor(site)
+    }
+
+
+def point(distribution: Distribution, name: str) -> Tensor:
+    """One value that stands for a distribution: its mean, or for classes the most probable one."""
+    inner: Any = distribution
+    while type(inner).__name__ in {"Independent", "MaskedDistribution", "ExpandedDistribution"}:
+        inner = inner.base_dist
+    try:
+        if type(inner).__name__ in {"Categorical", "CategoricalLogits"}:
+            return distribution.mode
+        return distribution.mean
+    except NotImplementedError as err:
+        raise ValueError(
+            f"the mean of site {name!r} must be known in closed form; got a {type(inner).__name__}, which has none. "
+            "Pass sample=True to use one draw."
+        ) from err
+
+
+class _TakeMeans(Messenger):
+    """Puts the mean of each unobserved site in the place of a draw."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        msg["value"] = point(msg["fn"], msg["name"])
+        msg["done"] = True

@@ -1,0 +1,296 @@
+"""Running a model against a guide: the one place that knows about traces, plates and particles."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_subsample
+from torch import Tensor, nn
+
+__all__ = [
+    "DATA_PLATE",
+    "Program",
+    "Site",
+    "Traces",
+    "check_num_particles",
+    "count_plates",
+    "evaluation_mode",
+    "fork_rng",
+    "global_log_prob",
+    "is_data",
+    "is_deterministic",
+    "is_local",
+    "kind_of",
+    "local_log_prob",
+    "module_of",
+    "parameter_of",
+    "particle_plate",
+    "plate_scale",
+    "run",
+    "run_in_turn",
+    "sample_sites",
+]
+
+Program = Callable[..., Any]
+Site = Mapping[str, Any]
+
+DATA_PLATE = "data"
+_PARTICLES = "num_particles_vectorized"
+
+
+class Traces(NamedTuple):
+    """One run of a guide on the data and of a model against it, log-probabilities not yet computed.
+
+    Arguments:
+        model: trace of the model, its latents replayed from the guide.
+        guide: trace of the guide.
+        num_particles: K, drawn side by side along one extra plate on the left if more than one.
+        particle_dim: dimension of that plate, or None.
+        data_frame: the plate whose elements are the data, or None where the observations share no plate.
+    """
+
+    model: Trace
+    guide: Trace
+    num_particles: int
+    particle_dim: int | None
+    data_frame: CondIndepStackFrame | None
+
+    @property
+    def num_data(self) -> int:
+        """B, the size of the minibatch: 1 where the observations share no plate."""
+        return 1 if self.data_frame is None else self.data_frame.size
+
+    @property
+    def scale(self) -> float:
+        """N / B: how many data each row of the minibatch stands for."""
+        return 1.0 if self.data_frame is None else plate_scale(self.data_frame)
+
+
+def run(
+    model: Program,
+    guide: Program,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    num_particles: int = 1,
+    max_plate_nesting: int | None = None,
+) -> Traces:
+    """Runs the guide, then the model with the guide's latents, with K particles side by side.
+
+    Arguments:
+        model: a Pyro program with observed sites.
+        guide: a Pyro program with a site for every latent of the model.
+        args: positional arguments of both.
+        kwargs: keyword arguments of both.
+        num_particles: number K of particles.
+        max_plate_nesting: how many plate dimensions the programs use; found by running them when None and K > 1.
+
+    Raises:
+        ValueError: the two programs do not fit together; the message names the sites.
+    """
+    particle_dim = None
+    if num_particles > 1:
+        nesting = count_plates(model, guide, args, kwargs) if max_plate_nesting is None else max_plate_nesting
+        particle_dim = -nesting - 1
+        model, guide = (particle_plate(program, num_particles, nesting) for program in (model, guide))
+    guide_trace, model_trace = map(prune_subsample_sites, _trace(model, guide, args, kwargs))
+    return Traces(model_trace, guide_trace, num_particles, particle_dim, _data_frame(model_trace))
+
+
+def run_in_turn(
+    model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any], num_particles: int
+) -> list[Traces]:
+    """Runs K times with one particle, all on the same data: a plate that subsamples at random does so once."""
+    with _SameRows():
+        return [run(model, guide, args, kwargs) for _ in range(num_particles)]
+
+
+def particle_plate(program: Program, num_particles: int, max_plate_nesting: int) -> Program:
+    """Wraps a program in the plate of its particles, to the left of all its own plates."""
+    return pyro.plate(_PARTICLES, num_particles, dim=-max_plate_nesting - 1)(program)
+
+
+def sample_sites(trace: Trace) -> dict[str, Site]:
+    """The sample sites of a trace by name, in the order they were drawn."""
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def local_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
+    """Sums one site's log-probability over all but particles and data.
+
+    Masks and the program's own scales apply; the scale N / B of the data plate does not, since it belongs outside
+    of any bound (Pyro's RenyiELBO has it inside).
+
+    Arguments:
+        site: a site inside the data plate.
+        log_prob: its unscaled log-probability, or KL, of the shape of the site's batch.
+        traces: the run the site belongs to.
+
+    Returns:
+        A tensor of shape (K, B).
+    """
+    log_prob = _mask_and_scale(log_prob, site, traces.scale)
+    kept = [] if traces.data_frame is None else [traces.data_frame.dim]
+    return _sum_to(log_prob, kept, traces).reshape(traces.num_particles, traces.num_data)
+
+
+def global_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
+    """Sums one site's log-probability, plate scales included, over all but particles; of shape (K,)."""
+    return _sum_to(_mask_and_scale(log_prob, site, 1.0), [], traces).reshape(traces.num_particles)
+
+
+def is_local(site: Site, traces: Traces) -> bool:
+    """Whether a site has one value per datum."""
+    return traces.data_frame is None or traces.data_frame in site["cond_indep_stack"]
+
+
+def is_data(site: Site) -> bool:
+    """Whether a site observes data, and is neither a factor nor ``pyro.deterministic``."""
+    return bool(site["is_observed"]) and not is_deterministic(site) and not site_is_factor(site)
+
+
+def is_deterministic(site: Site) -> bool:
+    """Whether a site is ``pyro.deterministic``: it records a value and has no density."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def kind_of(site: Site) -> str:
+    """The name of a site's distribution, under whatever Pyro wraps around it."""
+    fn = site["fn"]
+    while type(fn).__name__ in {"Independent", "MaskedDistribution", "ExpandedDistribution"}:
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def parameter_of(site: Site) -> Tensor:
+    """The leaf that an optimiser trains, of a param site."""
+    return getattr(site["value"], "unconstrained", lambda: site["value"])()
+
+
+def plate_scale(frame: CondIndepStackFrame) -> float:
+    """N / B of a plate."""
+    full_size = frame.size if frame.full_size is None else frame.full_size
+    return full_size / frame.size
+
+
+def count_plates(model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Finds how many plate dimensions two programs use by running them once.
+
+    The run leaves no trace: torch's generator is put back, and the modules that the programs are, or are methods of,
+    are in evaluation mode meanwhile, so that no batch norm moves.
+    """
+    with poutine.block(), fork_rng(), evaluation_mode(model, guide):
+        traces = _trace(model, guide, args, kwargs)
+    sites = [site for trace in traces for site in sample_sites(trace).values()]
+    return max((-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized), default=0)
+
+
+def module_of(program: Program) -> nn.Module | None:
+    """The module a program is, or is a method of, under effect handlers and ``functools.partial``."""
+    while isinstance(program, functools.partial):
+        handled = len(program.args) > 1 and isinstance(program.args[0], Messenger)
+        program = program.args[1] if handled else program.func
+    owner = getattr(program, "__self__", program)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def fork_rng() -> AbstractContextManager[None]:
+    """Puts torch's generators back at the end: the processor's, and the one of the CUDA device in use."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else [])
+
+
+@contextmanager
+def evaluation_mode(*programs: Program) -> Iterator[None]:
+    """Runs programs without gradients and with their modules in evaluation mode, and puts the modes back."""
+    parts = [part for module in map(module_of, programs) if module is not None for part in module.modules()]
+    modes = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+
+
+def check_num_particles(num_particles: int) -> int:
+    """Returns the number of particles if it is a positive integer."""
+    if isinstance(num_particles, bool) or not isinstance(num_particles, int):
+        raise TypeError(f"num_particles must be an integer; got {num_particles!r}. Use 1 for a single sample.")
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1; got {num_particles}. Use 1 for a single sample.")
+    return num_particles
+
+
+class _SameRows(Messenger):
+    """Makes each plate draw its random subsample once, however often the programs are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if site_is_subsample(msg) and msg["value"] is None:
+            msg["value"] = self._rows.get(msg["name"])
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if site_is_subsample(msg):
+            self._rows[msg["name"]] = msg["value"]
+
+
+def _trace(model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:
+    """Traces the guide, then the model with the guide's latents and subsamples."""
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    return guide_trace, poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+
+
+def _data_frame(model_trace: Trace) -> CondIndepStackFrame | None:
+    """The plate named ``data`` where there is one, else the outermost one around every observed site.
+
+    A model that observes nothing may have factors instead.
+    """
+    sites = sample_sites(model_trace).values()
+    evidence = [site for site in sites if is_data(site)] or [site for site in sites if site_is_factor(site)]
+    stacks = [
+        [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != _PARTICLES]
+        for site in evidence
+    ]
+    named = [frame for stack in stacks for frame in stack if frame.name == DATA_PLATE]
+    common = [frame for frame in (stacks or [[]])[0] if all(frame in stack for stack in stacks)]
+    return next(iter(named or common), None)
+
+
+def _mask_and_scale(log_prob: Tensor, site: Site, divisor: float) -> Tensor:
+    scale = site["scale"]
+    if isinstance(scale, Tensor) or not math.isclose(scale, divisor, rel_tol=1e-9):
+        log_prob = log_prob * (scale / divisor)
+    mask = site["mask"]
+    if mask is None or mask is True:
+        return log_prob
+    if mask is False:
+        return torch.zeros_like(log_prob)
+    return torch.where(mask, log_prob, log_prob.new_zeros(()))
+
+
+def _sum_to(log_prob: Tensor, kept: Sequence[int], traces: Traces) -> Tensor:
+    """Sums over every dimension but the particles' and those kept, which are all brought into being."""
+    sizes = {dim: traces.num_data for dim in kept}
+    if traces.particle_dim is not None:
+        sizes[traces.particle_dim] = traces.num_particles
+    width = max([log_prob.dim(), *(-dim for dim in sizes)])
+    log_prob = log_prob.reshape((1,) * (width - log_prob.dim()) + tuple(log_prob.shape))
+    shape = [sizes.get(dim, log_prob.shape[dim]) for dim in range(-width, 0)]
+    summed = [dim for dim in range(-width, 0) if dim not in sizes]
+    log_prob = log_prob.expand(shape)
+    return log_prob.sum(summed) if summed else log_prob

@@ -1,0 +1,265 @@
+"""The trainer of a model and a guide: the constructor and ``step`` of ``pyro.infer.SVI``, made safe."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, final
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO as PyroELBO
+from pyro.infer.util import torch_item
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
+from pyro_dgm.infer.programs import Program, fork_rng, module_of, parameter_of, run, sample_sites
+
+__all__ = ["SVI", "NonFiniteError"]
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient was NaN or infinite; the step was not taken."""
+
+
+@final
+class SVI:
+    """Stochastic variational inference with one torch optimiser over all parameters.
+
+    Used like ``pyro.infer.SVI``, with four differences: the optimiser is one for all parameters, so that fused steps
+    and the clipping of the global norm are possible; a NaN or infinite loss or gradient raises before the step
+    instead of ruining the parameters; there is a ``state_dict``; and programs without any parameter are refused.
+
+    Arguments:
+        model: a Pyro program: function, bound method or module.
+        guide: likewise.
+        optim: a ready torch optimiser; a callable from parameters to one, such as
+            ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a ``pyro.optim.PyroOptim``.
+        loss: an objective of this library or any ELBO of Pyro's.
+        clip_norm: scales the gradient down to this norm, over all parameters together, when it is larger.
+        nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
+
+    Raises:
+        TypeError: the optimiser or the loss is of no known kind.
+        ValueError: the learning rate is negative or not finite; at the first step, when there is nothing to train.
+        NonFiniteError: at a step, as ``nonfinite`` says; the parameters are as they were.
+
+    Example:
+        >>> import functools
+        >>> import pyro.distributions as dist
+        >>> from pyro_dgm.infer import ELBO
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     slope = pyro.param("slope", torch.tensor(0.0))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(slope * x, 1.0))
+        >>> svi = SVI(model, guide, functools.partial(torch.optim.Adam, lr=0.1), ELBO())
+        >>> loss = svi.step(torch.randn(10))
+        >>> pyro.clear_param_store()
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: Optimizer | OptimizerFactory | PyroOptim,
+        loss: PyroELBO,
+        *,
+        clip_norm: float | None = None,
+        nonfinite: str = "raise",
+    ) -> None:
+        if not isinstance(loss, PyroELBO):
+            raise TypeError(
+                "loss must be an objective such as ELBO() or pyro.infer.Trace_ELBO(); "
+                f"got {type(loss).__name__}. Make an instance of one."
+            )
+        if clip_norm is not None and not 0 < clip_norm < math.inf:
+            raise ValueError(f"clip_norm must be a positive number; got {clip_norm}. Use None for no clipping.")
+        if nonfinite not in {"raise", "skip"}:
+            raise ValueError(f"nonfinite must be 'raise' or 'skip'; got {nonfinite!r}. 'raise' is the safe one.")
+        self.model, self.guide, self.loss = model, guide, loss
+        self.clip_norm, self.nonfinite = clip_norm, nonfinite
+        self.num_steps = self.num_skipped = 0
+        self._optim = optim
+        self._parameters: dict[str, Tensor] = dict(self._module_parameters())
+        self._store_names: list[str] = []
+        ready = isinstance(optim, Optimizer) or bool(self._parameters)
+        self._optimizer = build_optimizer(optim, self._parameters) if ready else None
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The torch optimiser, for a learning-rate scheduler to hold."""
+        if self._optimizer is None:
+            raise ValueError(
+                "the optimiser is made once parameters are known; got programs whose pyro.param statements have not "
+                "run. Call step or evaluate_loss once first."
+            )
+        return self._optimizer
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Takes one gradient step and returns the loss: minus the bound, summed over the data, in nats."""
+        generator_state = torch.get_rng_state()
+        self._zero_grad()
+        loss = self._loss(self.loss.loss_and_grads, args, kwargs)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not trained:
+            raise ValueError(
+                "a step must train something; got no gradient for any parameter of the optimiser. Check that the "
+                "programs use parameters with requires_grad=True, and that the optimiser holds them."
+            )
+        norm = get_total_norm([p.grad for p in trained])
+        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            self._refuse(loss, generator_state, args, kwargs)
+            return loss
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(trained, self.clip_norm, norm)
+        self.optimizer.step()
+        self.num_steps += 1
+        return loss
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Returns the loss of a batch without a step."""
+        with torch.no_grad():
+            return self._loss(self.loss.loss, args, kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a step depends on but the data and torch's generator: tensors and plain values.
+
+        The tensors are the live ones, as torch's are: copy them to keep them while training goes on.
+        """
+        modules = self._modules()
+        return {
+            "modules": {name: dict(module.state_dict()) for name, module in modules.items()},
+            "store": {name: self._parameters[name].detach() for name in self._store_names},
+            "optimizer_type": type(self.optimizer).__name__,
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+            "num_skipped": self.num_skipped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what ``state_dict`` gave.
+
+        Raises:
+            ValueError: the state belongs to other programs; nothing has been changed then.
+        """
+        own = self.state_dict()
+        _check_same_tensors("the trainer", own, state)
+        _check_same_tensors("modules", own["modules"], state["modules"])
+        for name, tensors in own["modules"].items():
+            _check_same_tensors(name, tensors, state["modules"][name])
+        _check_same_tensors("store", own["store"], state["store"])
+        _check_same_optimizer(self.optimizer, own, state)
+        for name, module in self._modules().items():
+            module.load_state_dict(state["modules"][name])
+        with torch.no_grad():
+            for name, tensor in own["store"].items():
+                tensor.copy_(state["store"][name])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would go on to write into it
+        self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
+
+    def _loss(self, loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        with poutine.trace(param_only=True) as capture:
+            value = loss(self.model, self.guide, *args, **kwargs)
+        self._adopt(capture.trace)
+        return float(sum(map(torch_item, value)) if isinstance(value, tuple) else torch_item(value))
+
+    def _adopt(self, trace: poutine.Trace) -> None:
+        """Takes in the parameters of the store that a run has met for the first time."""
+        known = {id(parameter) for parameter in self._parameters.values()}
+        met = {name: parameter_of(site) for name, site in trace.nodes.items() if site["type"] == "param"}
+        first = {id(parameter): name for name, parameter in reversed(met.items())}  # two names may share a parameter
+        new = {name: p for name, p in met.items() if id(p) not in known and first[id(p)] == name}
+        self._parameters.update(new)
+        self._store_names += list(new)
+        if self._optimizer is None:
+            self._optimizer = build_optimizer(self._optim, self._parameters)
+        elif new and not isinstance(self._optim, Optimizer):
+            add_parameters(self._optim, self._optimizer, new)
+
+    def _refuse(self, loss: float, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        gradients = [
+            f"the gradient of {name}"
+            for name, p in self._parameters.items()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        self._zero_grad()
+        self.num_skipped += 1
+        if self.nonfinite == "skip":
+            return
+        places = [*self._nonfinite_sites(generator_state, args, kwargs), *gradients[:3]]
+        raise NonFiniteError(
+            f"loss and gradient must be finite; got loss {loss} at step {self.num_steps + 1}, with NaN or infinity in "
+            f"{', '.join(places)}. The step was not taken. Check the data, lower the learning rate, set clip_norm, or "
+            "pass nonfinite='skip'."
+        )
+
+    def _nonfinite_sites(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+        """Runs the programs again with the same random numbers and names the sites that are not finite."""
+        with fork_rng(), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
+            torch.set_rng_state(generator_state)
+            num_particles = self.loss.num_particles if self.loss.vectorize_particles else 1
+            traces = run(self.model, self.guide, args, kwargs, num_particles)
+            traces.model.compute_log_prob()
+            traces.guide.compute_log_prob()
+        return [
+            f"{program}.{name}"
+            for program, trace in (("guide", traces.guide), ("model", traces.model))
+            for name, site in sample_sites(trace).items()
+            if not (torch.isfinite(site["value"]).all() and torch.isfinite(site["log_prob_sum"]))
+        ]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        pairs = {"model": module_of(self.model), "guide": module_of(self.guide)}
+        if pairs["guide"] is pairs["model"]:
+            del pairs["guide"]
+        return {name: module for name, module in pairs.items() if module is not None}
+
+    def _module_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{key}": parameter
+            for name, module in self._modules().items()
+            for key, parameter in module.named_parameters()
+        }
+
+    def _zero_grad(self) -> None:
+        of_the_store = (parameter for _, parameter in pyro.get_param_store().named_parameters())
+        for parameter in [*self._parameters.values(), *of_the_store]:
+            parameter.grad = None
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+
+
+def _check_same_tensors(name: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
+    missing = [key for key in expected if key not in got]
+    extra = [key for key in got if key not in expected]
+    reshaped = [
+        f"{key}: {tuple(expected[key].shape)} here, {tuple(got[key].shape)} there"
+        for key in expected
+        if key in got and isinstance(expected[key], Tensor) and expected[key].shape != got[key].shape
+    ]
+    if missing or extra or reshaped:
+        raise ValueError(
+            f"the state of {name!r} must come from the same program; got one without {missing[:5]}, with the unknown "
+            f"{extra[:5]}, and with other shapes for {reshaped[:5]}. Build the programs as they were built when it was "
+            "saved (programs with pyro.param, and AutoGuides, must have run once)."
+        )
+
+
+def _check_same_optimizer(optimizer: Optimizer, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    groups = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+    own_groups = [len(group["params"]) for group in own["optimizer"]["param_groups"]]
+    kinds = own["optimizer_type"], state["optimizer_type"]
+    if kinds[0] != kinds[1] or groups != own_groups:
+        raise ValueError(
+            f"the state of the optimiser must come from the same one; got that of {kinds[1]} with groups of {groups} "
+            f"parameters for {kinds[0]} with {own_groups}. Build the optimiser as it was built when it was saved."
+        )
