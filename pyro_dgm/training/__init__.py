@@ -1,0 +1,28 @@
+"""Training: `fit`, and checkpoints that survive a kill, notice damage and cannot run code."""
+
+from pyro_dgm.training.checkpoint import (
+    CheckpointError,
+    check_state_matches,
+    clone_state,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pyro_dgm.training.fit import FitResult, fit
+from pyro_dgm.training.protocols import Callback, Info, OnEpoch, OnStep, Stateful, StopTraining, Trainer
+
+__all__ = [
+    "Callback",
+    "CheckpointError",
+    "FitResult",
+    "Info",
+    "OnEpoch",
+    "OnStep",
+    "Stateful",
+    "StopTraining",
+    "Trainer",
+    "check_state_matches",
+    "clone_state",
+    "fit",
+    "load_checkpoint",
+    "save_checkpoint",
+]
