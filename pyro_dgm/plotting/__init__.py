@@ -1,0 +1,20 @@
+"""Pictures of data, samples, latent spaces and training runs, as Matplotlib figures.
+
+Tensors or arrays in, a `matplotlib.figure.Figure` out: nothing is shown, and no global state of Matplotlib is touched.
+"""
+
+__all__ = [
+    "image_grid",
+    "interpolations",
+    "latent_space",
+    "manifold",
+    "manifold_grid",
+    "reconstructions",
+    "save_figure",
+    "training_curves",
+]
+
+from pyro_dgm.plotting.curves import training_curves
+from pyro_dgm.plotting.figures import save_figure
+from pyro_dgm.plotting.images import image_grid, interpolations, manifold, manifold_grid, reconstructions
+from pyro_dgm.plotting.latents import latent_space
