@@ -1,0 +1,161 @@
+"""What a trained model makes: codes, reconstructions, samples, paths between data."""
+
+__all__ = ["decode", "encode", "interpolate", "reconstruct", "simulate"]
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_dgm.infer import forward
+from pyro_dgm.infer.programs import Program, evaluation_mode
+
+
+def encode(guide: Program, *args: Any, sample: bool = False, **kwargs: Any) -> dict[str, Tensor]:
+    """The latents of data by name: their posterior means, or one draw.
+
+    The mean of a latent that depends on earlier ones is the mean given the earlier ones' means.
+
+    Arguments:
+        guide: a Pyro program.
+        args: data, (B, *event), and whatever else it takes.
+        sample: one draw instead of means.
+        kwargs: keyword arguments of the guide.
+
+    Returns:
+        Tensors of shape (B, *event of the latent).
+
+    Raises:
+        ValueError: a latent's distribution has no mean in closed form.
+    """
+    with evaluation_mode(guide):
+        return forward.encode(guide, args, kwargs, sample)
+
+
+def decode(
+    model: Program, latents: Mapping[str, Tensor], *args: Any, sample: bool = False, **kwargs: Any
+) -> dict[str, Tensor]:
+    """What a model makes of latents: the mean of each site that is not given, or one draw.
+
+    Arguments:
+        model: a Pyro program.
+        latents: values by name, (B, *event of the latent).
+        args: whatever the model takes; data among it are only looked at for their shape.
+        sample: one draw instead of means. Classes give their most probable one as a mean.
+        kwargs: keyword arguments of the model; those here take ``num=B``.
+
+    Returns:
+        Tensors of shape (B, *event) by name.
+
+    Raises:
+        ValueError: a latent is no site of the model, or a site's distribution has no mean in closed form.
+    """
+    with evaluation_mode(model):
+        trace = forward.simulate(model, args, kwargs, latents)
+        sites = forward.free_sites(trace, latents)
+        return {name: site["value"] if sample else forward.point(site["fn"], name) for name, site in sites.items()}
+
+
+def reconstruct(model: Program, guide: Program, *args: Any, sample: bool = False, **kwargs: Any) -> dict[str, Tensor]:
+    """Data through the guide and back: the mean of x given the posterior mean of its latents.
+
+    Arguments:
+        model: a Pyro program.
+        guide: a Pyro program with a site for every latent of the model.
+        args: data, (B, *event), and whatever else both take.
+        sample: draw the latents from the guide instead of taking their means; x is a mean either way.
+        kwargs: keyword arguments of both.
+
+    Returns:
+        Tensors of shape (B, *event) by name of the observed site.
+    """
+    return decode(model, encode(guide, *args, sample=sample, **kwargs), *args, **kwargs)
+
+
+def simulate(model: Program, *args: Any, means: bool = False, **kwargs: Any) -> dict[str, Tensor]:
+    """Draws latents and data from a model: ``simulate(model, num=64)["x"]``.
+
+    Arguments:
+        model: a Pyro program.
+        args: whatever the model takes; data among it are only looked at for their shape.
+        means: replace each site by its mean given the latents before it, as pictures of binary pixels often are;
+            latents with a later site depending on them are drawn all the same.
+        kwargs: keyword arguments of the model; those here take ``num=`` and ``context=``.
+
+    Returns:
+        Every site by name, (B, *event).
+    """
+    with evaluation_mode(model):
+        trace = forward.simulate(model, args, kwargs)
+        sites = forward.free_sites(trace, {})
+        last = list(sites)[-1:]
+        return {
+            name: forward.point(site["fn"], name) if means and name in last else site["value"]
+            for name, site in sites.items()
+        }
+
+
+def interpolate(
+    model: Program,
+    guide: Program,
+    start: Tensor,
+    end: Tensor,
+    num_steps: int = 10,
+    kind: str = "linear",
+    context: Tensor | None = None,
+) -> dict[str, Tensor]:
+    r"""Walks from the latents of one datum to those of another and decodes the way.
+
+    ``"linear"`` goes straight. ``"spherical"`` turns through the angle :math:`\omega` between the two at constant
+    speed, and so stays at the radius where a normal prior in many dimensions has its mass:
+
+    .. math:: z(t) = \frac{\sin((1 - t) \omega)}{\sin \omega} z_0 + \frac{\sin(t \omega)}{\sin \omega} z_1.
+
+    References:
+        White (2016), Sampling Generative Networks, arXiv:1609.04468 (spherical).
+
+    Arguments:
+        model: a model with the call of ``LatentVariableModel``.
+        guide: its guide.
+        start: data, (P, *event).
+        end: data, (P, *event).
+        num_steps: number S of points, both ends included.
+        kind: ``"linear"`` or ``"spherical"``.
+        context: context of each pair, (P, features), for a conditional model.
+
+    Returns:
+        Means of shape (P, S, *event) by name of the observed site.
+
+    Raises:
+        ValueError: the two sets differ in shape, the kind is unknown, or there are fewer than two steps.
+    """
+    if start.shape != end.shape:
+        raise ValueError(
+            f"start and end must have one shape; got {tuple(start.shape)} and {tuple(end.shape)}. Pass pairs of data."
+        )
+    if kind not in {"linear", "spherical"}:
+        raise ValueError(f"kind must be 'linear' or 'spherical'; got {kind!r}. 'linear' is the usual one.")
+    if num_steps < 2:
+        raise ValueError(f"num_steps must be at least 2, the two ends; got {num_steps}. Ten make a good picture.")
+    along = _slerp if kind == "spherical" else torch.lerp
+    steps = torch.linspace(0, 1, num_steps, dtype=start.dtype, device=start.device)
+    given: dict[str, Any] = {} if context is None else {"context": context}
+    z0, z1 = encode(guide, start, **given), encode(guide, end, **given)
+    path = {name: torch.stack([along(z0[name], z1[name], t) for t in steps], dim=1) for name in z0}  # (P, S, *event)
+    num = len(start) * num_steps
+    flat = {name: z.flatten(0, 1) for name, z in path.items()}
+    repeated: dict[str, Any] = {} if context is None else {"context": context.repeat_interleave(num_steps, dim=0)}
+    decoded = decode(model, flat, num=num, **repeated)
+    return {name: x.unflatten(0, (len(start), num_steps)) for name, x in decoded.items()}
+
+
+def _slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
+    """Spherical interpolation over the last dimension; straight where the two are parallel."""
+    cosine = torch.nn.functional.cosine_similarity(z0, z1, dim=-1).clamp(-1, 1).unsqueeze(-1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = torch.lerp(z0, z1, t)
+    turned = (((1 - t) * angle).sin() * z0 + (t * angle).sin() * z1) / sine
+    return torch.where(sine.abs() > math.sqrt(torch.finfo(z0.dtype).eps), turned, straight)
