@@ -2,32 +2,47 @@
 
 __all__ = ["replace_atomically"]
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
+@contextlib.contextmanager
 def replace_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary file beside ``path`` to write, and puts it in the place of ``path`` once it is complete.
+    """Gives a draft beside ``path`` to write, and moves it into the place of ``path`` when it is safe on disk.
 
-    The file is flushed to disk first, so that a crash leaves the old file or the new one, never half of one. After
-    an error the temporary file is removed and the old file is as it was.
+    A path so holds the old file or the new one at any moment, also through a kill or a power cut. After an error the
+    draft is removed and the old file is as it was. The draft is ``NAME.tmp``, one per name, so what a killed process
+    left is overwritten by the next one; one process at a time may write to a path.
 
     Arguments:
-        path: the file to write; its folder is made if need be.
+        path: the file to write; its folder must exist.
 
     Yields:
-        The temporary path, with the same suffix.
+        The path of the draft.
+
+    Raises:
+        OSError: the draft could not be written or moved.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    draft = path.with_name(path.name + ".tmp")
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
+        yield draft
+        with open(draft, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself survive a power cut, where the file system lets a folder be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

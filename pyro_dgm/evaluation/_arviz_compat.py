@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pyro_dgm.files import replace_atomically
+
 if TYPE_CHECKING:
     import xarray
 
@@ -69,12 +71,9 @@ def write_netcdf(data: InferenceData, path: str | os.PathLike[str]) -> Path:
         The path.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        data.to_netcdf(temporary, engine=ENGINE)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(path) as draft:
+        data.to_netcdf(draft, engine=ENGINE)
     return path
 
 

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pyro_dgm.files import replace_atomically
+
 Array: TypeAlias = NDArray[np.float64]
 
 COLOURS = (
@@ -93,7 +95,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) ->
 
     Arguments:
         figure: any Matplotlib figure.
-        path: ends in `.png`; what was there is replaced once the new picture is complete.
+        path: ends in `.png`; its folder is made if need be; what was there is replaced by a complete picture.
         dpi: pixels per inch.
 
     Returns:
@@ -109,10 +111,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 200) ->
         )
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=dpi)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(picture.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(path) as draft:
+        draft.write_bytes(picture.getvalue())
     return path

@@ -12,7 +12,6 @@ old checkpoint or the new one, at any moment. One process at a time may write to
 
 __all__ = ["CheckpointError", "check_state_matches", "clone_state", "load_checkpoint", "save_checkpoint"]
 
-import contextlib
 import hashlib
 import io
 import os
@@ -23,6 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from pyro_dgm.files import replace_atomically
 
 MAGIC = b"pyro_dgm checkpoint "
 FORMAT = b"1"
@@ -55,7 +56,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: State) -> None:
     header = b"%s%s %s %d\n" % (MAGIC, FORMAT, hashlib.sha256(payload).hexdigest().encode(), len(payload))
     path = Path(path)
     try:
-        _write_atomically(path, header, payload)
+        with replace_atomically(path) as draft:
+            draft.write_bytes(header + payload)
     except OSError as err:
         raise CheckpointError(
             f"a checkpoint must reach the disk whole; writing {len(payload):,} bytes to {path} failed: "
@@ -112,31 +114,6 @@ def check_state_matches(expected: Any, got: Any, source: str = "the state") -> N
         f"a state goes back only into the architecture and parts it was saved from; {source} differs: "
         f"{'; '.join(differences[:SHOWN] + more)}. Build the same parts, or use the checkpoint that belongs to these."
     )
-
-
-def _write_atomically(path: Path, *parts: bytes) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        with open(draft, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the file system lets a folder be synced."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _checked_payload(path: Path) -> bytes:

@@ -8,10 +8,9 @@ import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
-if TYPE_CHECKING:
-    pass
+from pyro_dgm.files import replace_atomically
 
 Row = dict[str, float]
 
@@ -136,6 +135,5 @@ def _append(path: Path, line: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text, encoding="utf-8", newline="")
-    os.replace(draft, path)
+    with replace_atomically(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
