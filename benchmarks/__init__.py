@@ -1,0 +1,1 @@
+"""Benchmarks: published results reproduced with their protocol, and speed side by side."""

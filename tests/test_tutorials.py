@@ -1,0 +1,51 @@
+"""Every tutorial runs from top to bottom, in a small setting, as a reader would run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TUTORIALS = Path(__file__).parent.parent / "tutorials"
+# The small setting of each tutorial, and what it must have written; one without an entry fails the test below.
+RUNS = {
+    "01_vae.py": (
+        {"EPOCHS": "2"},
+        [
+            "training.png",
+            "samples.png",
+            "reconstructions.png",
+            "latent_space.png",
+            "interpolations.png",
+            "posterior.nc",
+        ],
+    ),
+}
+
+
+def test_every_tutorial_has_a_run():
+    assert {path.name for path in TUTORIALS.glob("*.py")} == set(RUNS)
+
+
+def test_every_tutorial_is_short_enough_to_read():
+    for name in RUNS:
+        assert len((TUTORIALS / name).read_text().splitlines()) < 200, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_tutorial_runs_and_writes_what_it_promises(name, tmp_path):
+    settings, files = RUNS[name]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(TUTORIALS / name)],
+        env={**os.environ, **settings, "OUT": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for file in files:
+        assert (tmp_path / file).stat().st_size > 1000, file
