@@ -23,7 +23,8 @@ class LocalModule(PyroModule):
     an ``nn.Parameter``. This class keeps its parameters local whatever the setting is, and announces them to
     whoever listens, so stock ``SVI`` trains them either way.
 
-    A part of somebody else's ``PyroModule`` follows the setting that module was built with.
+    A part of somebody else's ``PyroModule`` follows the setting that module was built with, and is announced
+    all the same.
 
     Arguments:
         name: optional name of a root module, as in ``PyroModule``.
