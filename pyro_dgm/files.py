@@ -29,7 +29,7 @@ def replace_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     draft = path.with_name(path.name + ".tmp")
     try:
         yield draft
-        with open(draft, "rb") as written:
+        with open(draft, "r+b") as written:  # Windows syncs only what is open for writing
             os.fsync(written.fileno())
         os.replace(draft, path)
     except BaseException:

@@ -1,17 +1,19 @@
 """What must hold between a model and its guide, said in plain words when it does not."""
 
-from __future__ import annotations
+__all__ = ["check_gradients", "check_traces"]
 
+import itertools
 import math
 from collections.abc import Mapping
 
-import torch
 from pyro.poutine.util import site_is_factor
 
 from pyro_dgm.infer.programs import (
     Program,
     Site,
     Traces,
+    batch_of,
+    check_batch,
     is_data,
     is_deterministic,
     is_local,
@@ -19,10 +21,9 @@ from pyro_dgm.infer.programs import (
     module_of,
     parameter_of,
     plate_scale,
+    plates_of,
     sample_sites,
 )
-
-__all__ = ["check_gradients", "check_traces"]
 
 
 def check_traces(traces: Traces) -> None:
@@ -38,18 +39,18 @@ def check_traces(traces: Traces) -> None:
     _check_names(model, latents, guide)
     for name, site in [*guide.items(), *model.items()]:
         _check_nesting(site, traces)
-        _check_batch(name, site)
+        if is_data(site):
+            _check_rows(name, site)
+        check_batch(name, site, traces.particle_dim)
     for name, site in latents.items():
         _check_latent(name, site, guide[name], traces)
-    for name, site in model.items():
-        if is_data(site):
-            _check_rows(name, site, traces)
 
 
 def check_gradients(traces: Traces, model: Program, guide: Program) -> None:
     """Raises a ``ValueError`` when a latent gives the guide no gradient though the guide has parameters to train.
 
-    A guide that is frozen as a whole is left alone: training the model alone is a thing people do.
+    A guide that is frozen as a whole is left alone: training the model alone is a thing people do. So are auxiliary
+    sites, which may be plain noise (AutoStructured).
     """
     latents = {name: site for name, site in sample_sites(traces.guide).items() if not site["is_observed"]}
     traces.guide.compute_log_prob(lambda name, site: name in latents and not site["fn"].has_rsample)
@@ -62,7 +63,11 @@ def check_gradients(traces: Traces, model: Program, guide: Program) -> None:
             )
     if not _trains(traces, model, guide):
         return
-    stuck = [name for name, site in latents.items() if not site["value"].requires_grad]
+    stuck = [
+        name
+        for name, site in latents.items()
+        if not site["value"].requires_grad and not site["infer"].get("is_auxiliary")
+    ]
     if stuck:
         raise ValueError(
             f"every latent of the guide must depend on the guide's parameters; got no gradient for {stuck}. Remove the "
@@ -104,15 +109,16 @@ def _check_latent(name: str, model_site: Site, guide_site: Site, traces: Traces)
     if is_local(model_site, traces) != is_local(guide_site, traces):
         raise ValueError(
             f"latent {name!r} must stand in the same plates in model and guide; got "
-            f"{[frame.name for frame in model_site['cond_indep_stack']]} in the model and "
-            f"{[frame.name for frame in guide_site['cond_indep_stack']]} in the guide. "
+            f"{[frame.name for frame in plates_of(model_site)]} in the model and "
+            f"{[frame.name for frame in plates_of(guide_site)]} in the guide. "
             "Open the same plate, with the same size, in both."
         )
-    shapes = model_site["fn"].shape(), guide_site["fn"].shape()
+    shapes = _shapes(model_site), _shapes(guide_site)
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"latent {name!r} must have one shape; got {tuple(shapes[0])} in the model and {tuple(shapes[1])} in the "
-            "guide, batch and event together. Make the prior and the encoder agree, and open the same plates in both."
+            f"latent {name!r} must have one batch and one event shape; got {shapes[0][0]} and {shapes[0][1]} in the "
+            f"model, {shapes[1][0]} and {shapes[1][1]} in the guide. Make the prior and the encoder agree, and open "
+            "the same plates in both."
         )
     scales = _subsampling(model_site), _subsampling(guide_site)
     if not math.isclose(*scales):
@@ -126,33 +132,23 @@ def _check_nesting(site: Site, traces: Traces) -> None:
     """A plate to the left of the particles would be taken for them."""
     if traces.particle_dim is None:
         return
-    for frame in site["cond_indep_stack"]:
-        if frame.vectorized and frame.dim < traces.particle_dim:
+    for frame in plates_of(site):
+        if frame.dim < traces.particle_dim:
             raise ValueError(
                 f"max_plate_nesting must count all plates of the programs; got {-traces.particle_dim - 1} and plate "
                 f"{frame.name!r} on dimension {frame.dim}. Leave it None with a new objective, which counts them."
             )
 
 
-def _check_batch(name: str, site: Site) -> None:
-    """A batch dimension that is no plate's would be summed into one datum, or mistaken for the particles."""
-    plates = {frame.dim: frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
-    batches = [site["fn"].batch_shape, *([_batch_of(site)] if is_data(site) else [])]
-    loose = [batch for batch in batches if any(batch[d] != 1 and d not in plates for d in range(-len(batch), 0))]
-    if loose and not is_deterministic(site):
-        raise ValueError(
-            f"every batch dimension must belong to a plate; got site {name!r} of batch shape {tuple(loose[0])} in the "
-            f"plates {list(plates.values())}. Make the rest part of the event with .to_event(n), or open a pyro.plate "
-            "for it."
-        )
-
-
-def _check_rows(name: str, site: Site, traces: Traces) -> None:
+def _check_rows(name: str, site: Site) -> None:
     """One row that broadcasts over a batch would silently be counted once for every datum."""
-    batch = _batch_of(site)
-    for frame in site["cond_indep_stack"]:
-        if not frame.vectorized or frame.dim == traces.particle_dim:
-            continue
+    batch = batch_of(site)
+    for frame in plates_of(site):
+        if frame.size < 0:
+            raise ValueError(
+                f"a plate around data must have a size; got pyro.plate({frame.name!r}) without one around {name!r}. "
+                "Give it the number of rows, len(x)."
+            )
         if len(batch) < -frame.dim or batch[frame.dim] != frame.size:
             raise ValueError(
                 f"observation {name!r} must have {frame.size} rows, as plate {frame.name!r} has; got shape "
@@ -160,10 +156,10 @@ def _check_rows(name: str, site: Site, traces: Traces) -> None:
             )
 
 
-def _batch_of(site: Site) -> torch.Size:
-    """The shape of an observation less its event."""
-    value = torch.as_tensor(site["value"])
-    return value.shape[: max(0, value.dim() - site["fn"].event_dim)]
+def _shapes(site: Site) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Batch shape, without leading ones, and event shape."""
+    batch = tuple(itertools.dropwhile(lambda size: size == 1, site["fn"].batch_shape))
+    return batch, tuple(site["fn"].event_shape)
 
 
 def _is_discrete(site: Site) -> bool:

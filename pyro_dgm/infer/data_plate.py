@@ -1,6 +1,6 @@
 """The plate over the data, opened alike by models and guides."""
 
-from __future__ import annotations
+__all__ = ["data_plate", "num_rows"]
 
 from numbers import Integral
 
@@ -10,8 +10,6 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
 from pyro_dgm.infer.programs import DATA_PLATE
-
-__all__ = ["data_plate", "num_rows"]
 
 
 def data_plate(num: int, data_size: int | None = None) -> SubsampleMessenger:

@@ -1,6 +1,6 @@
 """Importance weights, one per particle and datum."""
 
-from __future__ import annotations
+__all__ = ["LogWeights", "log_weights", "weigh"]
 
 from typing import Any, NamedTuple
 
@@ -20,8 +20,6 @@ from pyro_dgm.infer.programs import (
     run_in_turn,
     sample_sites,
 )
-
-__all__ = ["LogWeights", "log_weights", "weigh"]
 
 
 class LogWeights(NamedTuple):

@@ -1,6 +1,6 @@
 """What is minimised: objectives for stock ``pyro.infer.SVI``, for a torch optimiser, and for our trainers."""
 
-from __future__ import annotations
+__all__ = ["ELBO", "IWAE", "BoundObjective", "Objective"]
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,6 @@ from pyro_dgm.infer.programs import (
     sample_sites,
 )
 
-__all__ = ["ELBO", "IWAE", "BoundObjective", "Objective"]
-
 
 class BoundObjective(nn.Module):
     """An objective bound to its two programs: a module whose call gives the loss of a batch.
@@ -51,7 +49,7 @@ class BoundObjective(nn.Module):
             (an AutoGuide has its parameters after its first call, so call this once before making the optimiser).
     """
 
-    def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
+    def __init__(self, objective: "Objective", model: Program, guide: Program) -> None:
         super().__init__()
         self.objective = objective
         self.model_module, self.guide_module = module_of(model), module_of(guide)
@@ -147,7 +145,8 @@ class ELBO(Objective):
     r"""The evidence lower bound, :math:`E_q[\log p(x, z) - \log q(z | x)]`, averaged over K particles.
 
     The gradient is the reparameterised one, unbiased. With ``analytic_kl`` the KL from guide to prior is taken in
-    closed form wherever Pyro knows it, which lowers the variance; elsewhere it is sampled as before.
+    closed form wherever Pyro knows it, which lowers the variance as long as the guide is far from the posterior (there
+    the sampled bound has none); elsewhere it is sampled as before.
 
     References:
         Kingma and Welling (2014), Auto-Encoding Variational Bayes, equations 2 and 3 (analytic), arXiv:1312.6114.

@@ -1,16 +1,15 @@
 """One torch optimiser over all parameters, from whatever a Pyro user passes."""
 
-from __future__ import annotations
+__all__ = ["OptimizerFactory", "add_parameters", "build_optimizer"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyro.optim import PyroLRScheduler, PyroOptim
+from pyro.params.param_store import normalize_param_name
 from torch import Tensor
 from torch.optim import Optimizer
-
-__all__ = ["OptimizerFactory", "add_parameters", "build_optimizer"]
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -21,7 +20,8 @@ def build_optimizer(optim: Optimizer | OptimizerFactory | PyroOptim, parameters:
     Arguments:
         optim: a ready torch optimiser, which is returned; a callable from parameters to one, such as
             ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a ``pyro.optim.PyroOptim``, whose constructor and
-            per-parameter arguments are used.
+            per-parameter arguments are used. If they are a function of the parameter's name, that is its name in the
+            store; of a module's parameter it is ``model.`` or ``guide.`` and its name in the module.
         parameters: the parameters by name.
 
     Raises:
@@ -65,7 +65,7 @@ def _from_pyro(optim: PyroOptim, parameters: Mapping[str, Tensor]) -> Optimizer:
             "a PyroLRScheduler steps its own optimisers; got one as optim. Pass the plain optimiser, and a torch "
             "scheduler to training.fit(scheduler=...)."
         )
-    if optim.pt_clip_args is not None:
+    if optim.pt_clip_args:
         raise TypeError(
             "clip_args of a PyroOptim clip each parameter on its own; got them set. Pass clip_norm= to SVI, which "
             "clips the global norm, or use pyro.optim.ClippedAdam."
@@ -78,7 +78,7 @@ def _from_pyro(optim: PyroOptim, parameters: Mapping[str, Tensor]) -> Optimizer:
 
 def _arguments(optim: PyroOptim, name: str) -> dict[str, Any]:
     arguments = optim.pt_optim_args
-    return dict(arguments(name) if callable(arguments) else arguments)
+    return dict(arguments(normalize_param_name(name)) if callable(arguments) else arguments)
 
 
 def _check_learning_rate(rate: float | Tensor) -> None:

@@ -1,6 +1,31 @@
 """Running a model against a guide: the one place that knows about traces, plates and particles."""
 
-from __future__ import annotations
+__all__ = [
+    "DATA_PLATE",
+    "Program",
+    "Site",
+    "Traces",
+    "batch_of",
+    "check_batch",
+    "check_num_particles",
+    "count_plates",
+    "evaluation_mode",
+    "fork_rng",
+    "global_log_prob",
+    "is_data",
+    "is_deterministic",
+    "is_local",
+    "kind_of",
+    "local_log_prob",
+    "module_of",
+    "parameter_of",
+    "particle_plate",
+    "plate_scale",
+    "plates_of",
+    "run",
+    "run_in_turn",
+    "sample_sites",
+]
 
 import functools
 import math
@@ -17,30 +42,6 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_subsample
 from torch import Tensor, nn
-
-__all__ = [
-    "DATA_PLATE",
-    "Program",
-    "Site",
-    "Traces",
-    "check_num_particles",
-    "count_plates",
-    "evaluation_mode",
-    "fork_rng",
-    "global_log_prob",
-    "is_data",
-    "is_deterministic",
-    "is_local",
-    "kind_of",
-    "local_log_prob",
-    "module_of",
-    "parameter_of",
-    "particle_plate",
-    "plate_scale",
-    "run",
-    "run_in_turn",
-    "sample_sites",
-]
 
 Program = Callable[..., Any]
 Site = Mapping[str, Any]
@@ -149,6 +150,11 @@ def global_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
     return _sum_to(_mask_and_scale(log_prob, site, 1.0), [], traces).reshape(traces.num_particles)
 
 
+def plates_of(site: Site) -> list[CondIndepStackFrame]:
+    """The vectorised plates around a site, outermost first, without the particles'."""
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != _PARTICLES]
+
+
 def is_local(site: Site, traces: Traces) -> bool:
     """Whether a site has one value per datum."""
     return traces.data_frame is None or traces.data_frame in site["cond_indep_stack"]
@@ -188,11 +194,35 @@ def count_plates(model: Program, guide: Program, args: Sequence[Any], kwargs: Ma
 
     The run leaves no trace: torch's generator is put back, and the modules that the programs are, or are methods of,
     are in evaluation mode meanwhile, so that no batch norm moves.
+
+    Raises:
+        ValueError: a batch dimension belongs to no plate.
     """
     with poutine.block(), fork_rng(), evaluation_mode(model, guide):
-        traces = _trace(model, guide, args, kwargs)
-    sites = [site for trace in traces for site in sample_sites(trace).values()]
-    return max((-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized), default=0)
+        traces = map(prune_subsample_sites, _trace(model, guide, args, kwargs))
+        sites = [item for trace in traces for item in sample_sites(trace).items()]
+    for name, site in sites:
+        check_batch(name, site)  # with particles beside them, data in no plate might be taken for those
+    return max((-frame.dim for _, site in sites for frame in plates_of(site)), default=0)
+
+
+def check_batch(name: str, site: Site, particle_dim: int | None = None) -> None:
+    """Raises a ``ValueError`` for a batch dimension in no plate: it would be summed as if it were one datum's."""
+    dims = {particle_dim, *(frame.dim for frame in plates_of(site))}
+    batches = [site["fn"].batch_shape, *([batch_of(site)] if is_data(site) else [])]
+    loose = [batch for batch in batches if any(batch[d] != 1 and d not in dims for d in range(-len(batch), 0))]
+    if loose and not is_deterministic(site):
+        raise ValueError(
+            f"every batch dimension must belong to a plate; got site {name!r} of batch shape {tuple(loose[0])} in the "
+            f"plates {[frame.name for frame in plates_of(site)]}. Make the rest part of the event with .to_event(n), "
+            "or open a pyro.plate for it."
+        )
+
+
+def batch_of(site: Site) -> torch.Size:
+    """The shape of an observation less its event."""
+    value = torch.as_tensor(site["value"])
+    return value.shape[: max(0, value.dim() - site["fn"].event_dim)]
 
 
 def module_of(program: Program) -> nn.Module | None:
@@ -262,10 +292,7 @@ def _data_frame(model_trace: Trace) -> CondIndepStackFrame | None:
     """
     sites = sample_sites(model_trace).values()
     evidence = [site for site in sites if is_data(site)] or [site for site in sites if site_is_factor(site)]
-    stacks = [
-        [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != _PARTICLES]
-        for site in evidence
-    ]
+    stacks = [plates_of(site) for site in evidence]
     named = [frame for stack in stacks for frame in stack if frame.name == DATA_PLATE]
     common = [frame for frame in (stacks or [[]])[0] if all(frame in stack for stack in stacks)]
     return next(iter(named or common), None)

@@ -1,6 +1,6 @@
 """The trainer of a model and a guide: the constructor and ``step`` of ``pyro.infer.SVI``, made safe."""
 
-from __future__ import annotations
+__all__ = ["SVI", "NonFiniteError"]
 
 import copy
 import math
@@ -19,8 +19,6 @@ from torch.optim import Optimizer
 
 from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
 from pyro_dgm.infer.programs import Program, fork_rng, module_of, parameter_of, run, sample_sites
-
-__all__ = ["SVI", "NonFiniteError"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -109,7 +107,8 @@ class SVI:
         generator_state = torch.get_rng_state()
         self._zero_grad()
         loss = self._loss(self.loss.loss_and_grads, args, kwargs)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        trained = [p for group in groups for p in group["params"] if p.grad is not None]
         if not trained:
             raise ValueError(
                 "a step must train something; got no gradient for any parameter of the optimiser. Check that the "
@@ -157,7 +156,7 @@ class SVI:
         for name, tensors in own["modules"].items():
             _check_same_tensors(name, tensors, state["modules"][name])
         _check_same_tensors("store", own["store"], state["store"])
-        _check_same_optimizer(self.optimizer, own, state)
+        _check_same_optimizer(own, state)
         for name, module in self._modules().items():
             module.load_state_dict(state["modules"][name])
         with torch.no_grad():
@@ -175,13 +174,15 @@ class SVI:
     def _adopt(self, trace: poutine.Trace) -> None:
         """Takes in the parameters of the store that a run has met for the first time."""
         known = {id(parameter) for parameter in self._parameters.values()}
-        met = {name: parameter_of(site) for name, site in trace.nodes.items() if site["type"] == "param"}
-        first = {id(parameter): name for name, parameter in reversed(met.items())}  # two names may share a parameter
-        new = {name: p for name, p in met.items() if id(p) not in known and first[id(p)] == name}
+        new = {}
+        for name, site in trace.nodes.items():
+            if site["type"] == "param" and id(parameter_of(site)) not in known:
+                new[name] = parameter_of(site)
+                known.add(id(new[name]))  # two names may share a parameter
         self._parameters.update(new)
         self._store_names += list(new)
         if self._optimizer is None:
-            self._optimizer = build_optimizer(self._optim, self._parameters)
+            self._optimizer = build_optimizer(self._optim, self._parameters) if new else None
         elif new and not isinstance(self._optim, Optimizer):
             add_parameters(self._optim, self._optimizer, new)
 
@@ -198,8 +199,8 @@ class SVI:
         places = [*self._nonfinite_sites(generator_state, args, kwargs), *gradients[:3]]
         raise NonFiniteError(
             f"loss and gradient must be finite; got loss {loss} at step {self.num_steps + 1}, with NaN or infinity in "
-            f"{', '.join(places)}. The step was not taken. Check the data, lower the learning rate, set clip_norm, or "
-            "pass nonfinite='skip'."
+            f"{', '.join(places) or 'the loss'}. The step was not taken. Check the data, lower the learning rate, "
+            "set clip_norm, or pass nonfinite='skip'."
         )
 
     def _nonfinite_sites(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -254,7 +255,7 @@ def _check_same_tensors(name: str, expected: Mapping[str, Any], got: Mapping[str
         )
 
 
-def _check_same_optimizer(optimizer: Optimizer, own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def _check_same_optimizer(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     groups = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
     own_groups = [len(group["params"]) for group in own["optimizer"]["param_groups"]]
     kinds = own["optimizer_type"], state["optimizer_type"]
