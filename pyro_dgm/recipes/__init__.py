@@ -1,0 +1,23 @@
+"""Named, ready-made systems: model, guide, objective, optimiser and data."""
+
+from pyro_dgm.recipes.recipe import Recipe, System, change
+from pyro_dgm.recipes.registry import RECIPES, get
+from pyro_dgm.recipes.report import Report, evaluate, sample
+from pyro_dgm.recipes.runs import Config, Run, open_run, start_run
+from pyro_dgm.recipes.vae import VAERecipe
+
+__all__ = [
+    "RECIPES",
+    "Config",
+    "Recipe",
+    "Report",
+    "Run",
+    "System",
+    "VAERecipe",
+    "change",
+    "evaluate",
+    "get",
+    "open_run",
+    "sample",
+    "start_run",
+]

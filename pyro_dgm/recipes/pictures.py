@@ -1,0 +1,70 @@
+"""The pictures of a trained run."""
+
+__all__ = ["draw_pictures", "draw_samples"]
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_dgm import plotting
+from pyro_dgm.datasets import Split
+from pyro_dgm.evaluation import decode, encode, interpolate, reconstruct, simulate
+from pyro_dgm.recipes.runs import Run
+
+NUM_CODES, NUM_SAMPLES, NUM_RECONSTRUCTIONS, NUM_PATHS, MANIFOLD_SIDE = 1000, 64, 16, 5, 20
+
+
+def draw_pictures(run: Run, data: Split, rows: Tensor) -> dict[str, Figure]:
+    """Draws what there is to see of a run, by name: curves and codes of any data, the rest of images only.
+
+    Arguments:
+        run: a run with its trained parameters in place.
+        data: the data to look at.
+        rows: their rows in the order in which they are picked.
+    """
+    history = run.history()
+    figures = {"training": plotting.training_curves(history)} if history else {}
+    system, arguments = run.system, run.system.arguments(data)
+    chosen = rows[:NUM_CODES]
+    codes = encode(system.guide, *(arg[chosen] for arg in arguments))["z"]
+    figures["latent_space"] = plotting.latent_space(codes, None if data.y is None else data.y[chosen])
+    if system.image_shape is None:
+        return figures
+    figures["samples"] = draw_samples(run, NUM_SAMPLES)
+    few = tuple(arg[rows[:NUM_RECONSTRUCTIONS]] for arg in arguments)
+    rebuilt = reconstruct(system.model, system.guide, *few)["x"]
+    figures["reconstructions"] = plotting.reconstructions(_images(run, few[0]), _images(run, rebuilt))
+    if len(few[0]) > 1:
+        figures["interpolations"] = plotting.interpolations(_images(run, _paths(run, *few)))
+    if system.latent_features == 2 and len(arguments) == 1:
+        lattice = plotting.manifold_grid(MANIFOLD_SIDE).to(few[0])
+        decoded = decode(system.model, {"z": lattice}, num=len(lattice))["x"]
+        figures["manifold"] = plotting.manifold(_images(run, decoded))
+    return figures
+
+
+def draw_samples(run: Run, num: int) -> Figure:
+    """Draws data from a run: images as their means, points in the plane; a conditional model's classes in turn."""
+    arguments = run.system.arguments(run.system.dataset.train)
+    if len(arguments) == 1:
+        drawn = simulate(run.system.model, num=num, means=True)["x"]
+    else:
+        classes = arguments[1].shape[1]
+        context = torch.eye(classes).to(arguments[1])[torch.arange(num) % classes]
+        drawn = simulate(run.system.model, None, context, means=True)["x"]
+    if run.system.image_shape is None:
+        return plotting.latent_space(drawn.flatten(1))
+    return plotting.image_grid(_images(run, drawn))
+
+
+def _paths(run: Run, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """Ways between pairs of data, each in the context of its start."""
+    num = min(NUM_PATHS, len(x) // 2)
+    start, end, context = x[:num], x[num : 2 * num], None if context is None else context[:num]
+    return interpolate(run.system.model, run.system.guide, start, end, kind="spherical", context=context)["x"]
+
+
+def _images(run: Run, x: Tensor) -> Tensor:
+    assert run.system.image_shape is not None
+    flat = x.flatten(-len(run.system.dataset.event_shape))
+    return flat.unflatten(-1, run.system.image_shape).clamp(0, 1)

@@ -1,0 +1,115 @@
+"""What a recipe is: plain values that build a system to train."""
+
+__all__ = ["Recipe", "System", "change"]
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_dgm.datasets import Batches, Dataset, Split
+from pyro_dgm.infer import Objective
+
+
+class System(NamedTuple):
+    """Everything needed to train and evaluate, built by a recipe for one data set.
+
+    Arguments:
+        model: the model.
+        guide: its guide.
+        objective: what is minimised.
+        optimizer: over the parameters of both.
+        batches: the training data in minibatches, as the programs take them.
+        dataset: the data as evaluated, binarised where the likelihood needs it.
+        arguments: gives the programs' arguments for a split: (x,) or (x, context).
+        image_shape: (C, H, W) when x can be looked at as a grey or colour image, else None.
+        latent_features: length of the latent z.
+        is_discrete: whether the likelihood gives masses: only then are bits per dimension a code length.
+    """
+
+    model: nn.Module
+    guide: nn.Module
+    objective: Objective
+    optimizer: Optimizer
+    batches: Batches
+    dataset: Dataset
+    arguments: Callable[[Split], tuple[Tensor, ...]]
+    image_shape: tuple[int, ...] | None
+    latent_features: int
+    is_discrete: bool
+
+
+class Recipe(Protocol):
+    """A frozen dataclass of plain values with a name, what it is, where it comes from, and ``build``."""
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+
+    @property
+    def source(self) -> str:
+        """The paper."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes through the data, unless asked otherwise."""
+
+    @property
+    def patience(self) -> int | None:
+        """Epochs without a better validation bound after which training stops; None to train to the end."""
+
+    def build(self, dataset: Dataset, seed: int = 0, device: str = "cpu") -> System:
+        """Builds the system for a data set."""
+
+
+def change(recipe: Any, settings: Mapping[str, Any]) -> Any:
+    """A recipe with some of its values changed.
+
+    Arguments:
+        recipe: a frozen dataclass whose fields are str, bool, int, float, tuple[int, ...] or one of them or None.
+        settings: new values by field; strings are read as Python literals where the field is no string.
+
+    Raises:
+        ValueError: a field is unknown (the nearest ones are named), or a value has another type than the field's.
+    """
+    kinds = typing.get_type_hints(type(recipe))
+    for name in settings:
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds)
+            cure = f"Did you mean {' or '.join(near)}?" if near else f"Its settings are {', '.join(kinds)}."
+            raise ValueError(f"a setting must be one of the recipe's; got {name!r}. {cure}")
+    values = {name: _read(name, value, kinds[name], getattr(recipe, name)) for name, value in settings.items()}
+    return dataclasses.replace(recipe, **values)
+
+
+def _read(name: str, value: Any, kind: Any, example: Any) -> Any:
+    """The value as the field's type has it."""
+    read = value
+    if isinstance(value, str) and kind is not str:
+        try:
+            read = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as err:
+            raise _wrong_type(name, value, kind, example) from err
+    if kind is float and type(read) is int:
+        return float(read)
+    if typing.get_origin(kind) is tuple:
+        items = tuple(read) if isinstance(read, list | tuple) else (read,)
+        if all(type(item) is typing.get_args(kind)[0] for item in items):
+            return items
+    elif type(read) in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)):
+        return read
+    raise _wrong_type(name, value, kind, example)
+
+
+def _wrong_type(name: str, value: Any, kind: Any, example: Any) -> ValueError:
+    text = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+    return ValueError(
+        f"setting {name!r} must be of type {text}, such as {example!r}; got {value!r}. Write it as Python does, for "
+        "instance hidden_features=(200,200)."
+    )

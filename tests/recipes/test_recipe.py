@@ -1,0 +1,229 @@
+"""Recipes are plain values: how they change, what they refuse, and what they build."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from contracts import assert_every_parameter_has_a_gradient, refuses
+from pyro_dgm import datasets
+from pyro_dgm.infer import SVI
+from pyro_dgm.recipes import RECIPES, VAERecipe, change, get
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [
+        ("latent_features", "7", 7),
+        ("latent_features", 7, 7),
+        ("learning_rate", "1e-4", 1e-4),
+        ("learning_rate", "1", 1.0),
+        ("learning_rate", 2, 2.0),
+        ("analytic_kl", "False", False),
+        ("hidden_features", "(300,200)", (300, 200)),
+        ("hidden_features", "[300, 200]", (300, 200)),
+        ("hidden_features", "300", (300,)),
+        ("hidden_features", [300], (300,)),
+        ("hidden_features", "()", ()),
+        ("patience", "5", 5),
+        ("patience", "None", None),
+        ("objective", "iwae", "iwae"),
+    ],
+)
+def test_settings_are_read_as_their_fields_have_them(name, given, kept):
+    changed = change(RECIPES["vae"], {name: given})
+    assert getattr(changed, name) == kept
+    assert type(getattr(changed, name)) is type(kept)
+
+
+def test_a_setting_can_go_back_to_none():
+    assert change(change(RECIPES["vae"], {"patience": 3}), {"patience": "None"}).patience is None
+
+
+def test_a_changed_recipe_is_another_and_all_are_frozen():
+    recipe = get("vae")
+    assert change(recipe, {}) == recipe
+    assert change(recipe, {"epochs": 3}) != recipe
+    assert get("vae").epochs != 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("latent_features", "2.5"),
+        ("latent_features", "many"),
+        ("latent_features", "True"),
+        ("latent_features", True),
+        ("latent_features", "None"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "__import__('os')"),
+        ("learning_rate", "True"),
+        ("analytic_kl", "no"),
+        ("analytic_kl", "1"),
+        ("hidden_features", "200,x"),
+        ("hidden_features", "(200, 2.5)"),
+        ("patience", "2.5"),
+        ("patience", "soon"),
+        ("objective", 3),
+        ("epochs", ""),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_an_example(name, value):
+    with refuses(ValueError, repr(name), repr(value), repr(getattr(RECIPES["vae"], name))):
+        change(RECIPES["vae"], {name: value})
+
+
+def test_unknown_settings_name_the_nearest_or_all():
+    with refuses(ValueError, "got 'latent_feature'", "latent_features"):
+        change(RECIPES["vae"], {"latent_feature": 2})
+    with refuses(ValueError, "got 'lr'", "learning_rate", "epochs"):
+        change(RECIPES["vae"], {"lr": 1e-3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network": "transformer"}, "got 'transformer'"),
+        ({"posterior": "flow"}, "got 'flow'"),
+        ({"likelihood": "gaussian"}, "got 'gaussian'"),
+        ({"objective": "vae"}, "got 'vae'"),
+        ({"activation": "gelu"}, "got 'gelu'"),
+        ({"num_particles": 0}, "num_particles must be at least 1; got 0"),
+        ({"latent_features": 0}, "latent_features must be at least 1; got 0"),
+        ({"hidden_features": (200, 0)}, "hidden_features must be at least 1"),
+        ({"channels": (-1,)}, "channels must be at least 1"),
+        ({"batch_size": -5}, "batch_size must be at least 1; got -5"),
+        ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"levels": 1}, "levels must be at least 2; got 1"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": -1e-3}, "learning_rate must be positive"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive"),
+        ({"network": "conv", "hidden_features": ()}, "got hidden_features=()"),
+    ],
+)
+def test_values_out_of_range_are_refused(settings, message):
+    with refuses(ValueError, message):
+        change(RECIPES["vae"], settings)
+
+
+def test_unknown_recipes_name_the_nearest():
+    with refuses(ValueError, "got 'vea'", "Did you mean vae"):
+        get("vea")
+    with refuses(ValueError, "got 'transformer'", "vae-full-covariance"):
+        get("transformer")
+
+
+def test_every_recipe_says_what_it_is_and_where_from():
+    for name, recipe in RECIPES.items():
+        assert recipe.summary
+        assert recipe.source
+        assert name == name.lower()
+
+
+# What they build
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_learns_the_digits(name, small):
+    """An epoch of small networks lowers the loss of the validation data, and moves every parameter."""
+    torch.manual_seed(0)
+    recipe = change(get(name), {**small, "learning_rate": 0.01, "batch_size": 32})
+    system = recipe.build(datasets.digits())
+    assert system.image_shape == (1, 8, 8)
+    assert system.is_discrete
+    trainer = SVI(system.model, system.guide, system.optimizer, system.objective)
+    valid = system.arguments(system.dataset.valid)
+    before = trainer.evaluate_loss(*valid)
+    for batch in system.batches:
+        trainer.step(*batch) if isinstance(batch, tuple) else trainer.step(batch)
+        assert_every_parameter_has_a_gradient(system.model, system.guide)
+    assert trainer.evaluate_loss(*valid) < 0.85 * before
+
+
+def test_dynamic_binarisation_is_for_training_only(small):
+    system = change(get("vae"), small).build(datasets.digits())
+    first, second = (torch.cat(list(system.batches)) for _ in range(2))
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert first.sum() != second.sum()
+    assert set(system.dataset.test.x.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(system.dataset.test.x, change(get("vae"), small).build(datasets.digits()).dataset.test.x)
+    assert "binarised once" in system.dataset.protocol
+
+
+def test_a_conditional_recipe_gives_labels_as_context(small):
+    system = change(get("cvae"), small).build(datasets.digits())
+    x, context = system.arguments(system.dataset.test)
+    assert torch.equal(context.argmax(1), system.dataset.test.y)
+    assert context.shape == (len(x), 10)
+    assert context.dtype == x.dtype
+
+
+def test_classes_that_only_the_test_data_have_are_counted(small, make_dataset):
+    dataset = make_dataset((5,))
+    dataset.test.y[0] = 6
+    system = change(get("cvae"), small).build(dataset)
+    assert system.arguments(system.dataset.train)[1].shape == (30, 7)
+    system.arguments(system.dataset.test)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 9), (3, 7, 4), (2, 6, 6)])
+def test_convolutional_recipes_take_images_of_any_shape(shape, small, make_dataset):
+    system = change(get("vae-conv"), small).build(make_dataset(shape))
+    assert system.image_shape == (shape if shape[0] != 2 else None)
+    loss = SVI(system.model, system.guide, system.optimizer, system.objective).step(next(iter(system.batches)))
+    assert math.isfinite(loss)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("likelihood", ["continuous-bernoulli", "normal", "discretized-logistic"])
+@pytest.mark.parametrize("recipe", ["vae", "cvae"])
+def test_grey_levels_have_three_more_likelihoods(recipe, network, likelihood, small):
+    settings = {**small, "network": network, "likelihood": likelihood, "levels": 17}
+    system = change(get(recipe), settings).build(datasets.digits())
+    assert system.is_discrete == (likelihood == "discretized-logistic")
+    batch = next(iter(system.batches))
+    args = batch if isinstance(batch, tuple) else (batch,)
+    assert len(args[0].unique()) > 2
+    assert math.isfinite(SVI(system.model, system.guide, system.optimizer, system.objective).step(*args))
+
+
+def test_points_take_a_normal_likelihood(small):
+    system = change(get("cvae"), {**small, "likelihood": "normal"}).build(datasets.moons(num_train=100))
+    assert system.image_shape is None
+    assert not system.is_discrete
+    assert math.isfinite(
+        SVI(system.model, system.guide, system.optimizer, system.objective).step(*next(iter(system.batches)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "dataset", "parts"),
+    [
+        ({}, lambda make: datasets.moons(), ("'real'", "--set likelihood=normal")),
+        ({"likelihood": "normal", "network": "conv"}, lambda make: datasets.moons(), ("(2,)", "--set network=mlp")),
+        ({"likelihood": "discretized-logistic"}, lambda make: make((1, 4, 4)), ("'binary'",)),
+        ({"conditional": True}, lambda make: make((4,), labelled=False), ("class labels", "recipe vae")),
+        ({}, lambda make: make((6,), "tokens"), ("'tokens'", "mnist")),
+        ({"likelihood": "normal"}, lambda make: make((6, 3), "sequence"), ("'sequence'", "mnist")),
+    ],
+)
+def test_data_of_the_wrong_kind_are_refused_with_the_cure(settings, dataset, parts, small, make_dataset):
+    with refuses(ValueError, *parts):
+        change(get("vae"), {**small, **settings}).build(dataset(make_dataset))
+
+
+def test_building_is_reproducible(small):
+    def first_parameters(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return next(change(get("vae"), small).build(datasets.digits()).guide.parameters())
+
+    assert torch.equal(first_parameters(1), first_parameters(1))
+    assert not torch.equal(first_parameters(1), first_parameters(2))
+    assert isinstance(get("vae"), VAERecipe)

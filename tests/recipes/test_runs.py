@@ -1,0 +1,283 @@
+"""A run's folder: begun once, gone on with bitwise, refused when it does not fit."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contracts import refuses
+from pyro_dgm import datasets
+from pyro_dgm.datasets import Dataset
+from pyro_dgm.recipes import Run, open_run, start_run
+from pyro_dgm.training import CheckpointError, load_checkpoint
+
+
+class Crash(Exception):
+    """A machine that fails."""
+
+
+def crash_after(run: Run, steps: int) -> None:
+    """Trains a run until its machine fails."""
+    step = run.trainer.step
+
+    def failing(*args: Any) -> float:
+        if run.trainer.num_steps == steps:
+            raise Crash
+        return step(*args)
+
+    run.trainer.step = failing  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        run.train(resume=False, progress=False)
+
+
+def assert_equal(a: Any, b: Any, where: str = "state") -> None:
+    """Two nested states are equal, tensors bitwise; times may differ."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - {"seconds"}:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            assert_equal(one, other, f"{where}.{i}")
+    else:
+        assert a == b, where
+
+
+def test_a_folder_tells_all_that_is_needed_to_build_the_run_again(trained):
+    config = json.loads((trained.folder / "config.json").read_text())
+    assert config == json.loads(json.dumps(asdict(trained.config)))
+    assert config["settings"]["latent_features"] == 2
+    assert config["data_digest"] == datasets.digits().digest
+    assert {"python", "torch", "pyro-ppl", "pyro_dgm"} <= config["versions"].keys()
+    again = open_run(trained.folder)
+    assert again.config == trained.config
+    assert again.recipe == trained.recipe
+
+
+def test_trained_parameters_are_loaded(trained):
+    again = open_run(trained.folder)
+    again.load_trained()
+    assert_equal(dict(again.trainer.state_dict()), dict(trained.trainer.state_dict()))
+    assert [row["epoch"] for row in again.history()] == [1, 2]
+    assert len((trained.folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_validation_gives_the_parts_of_the_loss(trained):
+    metrics = trained.validate()
+    assert metrics["loss"] == pytest.approx(metrics["reconstruction"] + metrics["kl"])
+
+
+@pytest.mark.parametrize("recipe", ["vae", "cvae"])
+@pytest.mark.parametrize("steps", [13, 40, 60])
+def test_a_run_that_was_interrupted_ends_bitwise_where_it_would_have(recipe, steps, small, tmp_path):
+    """41 steps an epoch, two epochs, a crash in the first, at its last step and in the second; another seed between."""
+    settings = {**small, "epochs": 2, "batch_size": 32}
+    straight = start_run(recipe, "digits", tmp_path / "straight", seed=3, settings=settings)
+    straight.train(resume=False, progress=False)
+    crashing = start_run(recipe, "digits", tmp_path / "crashed", seed=3, settings=settings)
+    crash_after(crashing, steps)
+    torch.manual_seed(999)
+    resumed = open_run(tmp_path / "crashed")
+    resumed.train(resume=True, progress=False)
+    states = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("straight", "crashed"))
+    assert_equal(*states)
+
+
+def test_seeds_make_runs_equal_and_different(small, tmp_path):
+    def parameters(name: str, seed: int) -> torch.Tensor:
+        run = start_run("vae", "digits", tmp_path / name, seed=seed, settings=small)
+        run.train(resume=False, progress=False)
+        return next(run.system.guide.parameters())
+
+    assert torch.equal(parameters("a", 0), parameters("b", 0))
+    assert not torch.equal(parameters("c", 1), parameters("d", 2))
+
+
+def test_a_run_can_be_made_longer(small, folder):
+    start_run("vae", "digits", folder, settings=small).train(resume=False, progress=False)
+    longer = open_run(folder, settings={"epochs": 3, "patience": "2"})
+    assert longer.train(resume=True, progress=False).epochs == 3
+    assert open_run(folder).recipe.epochs == 3
+    with refuses(ValueError, "at least the 3 done; got 2"):
+        open_run(folder, settings={"epochs": 2})
+    assert open_run(folder).recipe.epochs == 3
+
+
+def test_a_run_with_patience_is_evaluated_at_its_best(small, folder):
+    run = start_run("vae", "digits", folder, settings={**small, "epochs": 3, "patience": 1})
+    run.train(resume=False, progress=False)
+    again = open_run(folder)
+    again.load_trained()
+    assert_equal(again.trainer.state_dict()["modules"], load_checkpoint(folder / "best.ckpt")["trainer"]["modules"])
+    assert_equal(again.trainer.state_dict()["modules"], run.trainer.state_dict()["modules"])
+
+
+def test_a_run_that_never_took_a_step_can_be_resumed_from_the_beginning(small, folder):
+    start_run("vae", "digits", folder, settings=small)
+    run = open_run(folder)
+    assert run.history() == []
+    assert run.train(resume=True, progress=False).epochs == 1
+
+
+def test_starting_a_run_does_not_move_the_noise(small, tmp_path):
+    """What is tried before the folder is made leaves the generator as the seed and the building have it."""
+    start_run("vae", "digits", tmp_path / "new", settings=small)
+    new = torch.get_rng_state()
+    open_run(tmp_path / "new")
+    assert torch.equal(torch.get_rng_state(), new)
+
+
+# Refused
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "last.ckpt", "best.ckpt"])
+def test_a_folder_that_holds_a_run_or_a_part_of_one_is_refused(name, small, folder):
+    folder.mkdir()
+    (folder / name).write_text("something")
+    with refuses(ValueError, str(folder), name, "--resume"):
+        start_run("vae", "digits", folder, settings=small)
+    assert (folder / name).read_text() == "something"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "vea"}, "got 'vea'"),
+        ({"data": "digts"}, "Did you mean digits"),
+        ({"data": "moons"}, "likelihood=normal"),
+        ({"seed": -1}, "got -1"),
+        ({"seed": 2**32}, "got 4294967296"),
+        ({"device": "gpu"}, "got 'gpu'"),
+        ({"device": "meta"}, "got 'meta'"),
+        ({"settings": {"latent": 2}}, "latent_features"),
+        ({"settings": {"likelihood": "discretized-logistic"}}, "256 levels"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(options, message, small, folder):
+    arguments = {"recipe": "vae", "data": "digits", "settings": small, **options}
+    with pytest.raises(ValueError, match=message):
+        start_run(folder=folder, **arguments)
+    assert not folder.exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with refuses(ValueError, "got", str(tmp_path / "file" / "run"), "--out"):
+        start_run("vae", "digits", tmp_path / "file" / "run", settings=small)
+
+
+def test_a_disk_that_is_full_is_refused_at_the_start_and_at_a_checkpoint(small, folder, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with refuses(ValueError, "No space left"):
+            start_run("vae", "digits", folder, settings=small)
+    run = start_run("vae", "digits", folder, settings=small)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match="No space left"):
+            run.train(resume=False, progress=False)
+    assert run.trainer.num_steps == 0
+    assert open_run(folder).train(resume=True, progress=False).epochs == 1  # once there is space again
+
+
+def test_settings_that_are_built_in_cannot_change(trained):
+    before = (trained.folder / "config.json").read_bytes()
+    with refuses(ValueError, "['latent_features', 'learning_rate']"):
+        open_run(trained.folder, settings={"latent_features": 3, "learning_rate": 0.1, "epochs": 9})
+    assert (trained.folder / "config.json").read_bytes() == before
+
+
+def edited(trained: Run, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A folder with the run's config, changed."""
+    folder.mkdir()
+    config = json.loads((trained.folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(change(config)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda config: {**config, "data_digest": "0" * 64}, ("000000000000", "65e5b4619795")),
+        (lambda config: {**config, "recipe": "vea"}, ("got 'vea'",)),
+        (lambda config: {**config, "data": "digts"}, ("got 'digts'",)),
+        (lambda config: {**config, "extra": 1}, ("damaged", "extra")),
+        (lambda config: {"recipe": "vae"}, ("damaged", "missing")),
+        (lambda config: [1, 2], ("damaged",)),
+        (lambda config: "vae", ("damaged",)),
+        (lambda config: {**config, "settings": {"latents": 3}}, ("got 'latents'",)),
+        (lambda config: {**config, "settings": {"epochs": "a"}}, ("'epochs'",)),
+        (lambda config: {**config, "settings": None}, ("damaged", "settings")),
+        (lambda config: {**config, "recipe": 3}, ("damaged", "recipe")),
+        (lambda config: {**config, "seed": "0"}, ("damaged", "seed")),
+    ],
+)
+def test_a_config_that_is_not_as_it_was_written_is_refused(change, parts, trained, folder):
+    with refuses(ValueError, *parts):
+        open_run(edited(trained, folder, change))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b'{"recipe": "vae"'])
+def test_a_config_that_is_no_json_is_refused(content, folder):
+    folder.mkdir()
+    (folder / "config.json").write_bytes(content)
+    with refuses(ValueError, "damaged file", str(folder)):
+        open_run(folder)
+
+
+def test_folders_without_a_run_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
+        with refuses(ValueError, "config.json", str(place)):
+            open_run(place)
+
+
+def test_data_that_have_changed_are_refused(trained, monkeypatch):
+    original = datasets.load("digits")
+    changed = Dataset(**{**vars(original), "digest": "f" * 64})
+    monkeypatch.setattr(datasets, "load", lambda name: changed)
+    with refuses(ValueError, "ffffffffffff", "Put the old files back"):
+        open_run(trained.folder)
+
+
+def test_a_run_is_evaluated_once_it_is_trained(small, folder):
+    start_run("vae", "digits", folder, settings=small)
+    with pytest.raises(CheckpointError, match=f"no trained parameters yet. Train it: .* --resume {folder}"):
+        open_run(folder).load_trained()
+    crash_after(open_run(folder), 0)
+    assert (folder / "last.ckpt").exists()
+    with pytest.raises(CheckpointError, match="no trained parameters yet"):
+        open_run(folder).load_trained()
+
+
+def test_the_checkpoint_of_another_architecture_is_refused(trained, small, folder):
+    other = start_run("vae", "digits", folder, settings={**small, "latent_features": 3})
+    (folder / "last.ckpt").write_bytes((trained.folder / "last.ckpt").read_bytes())
+    before = [parameter.clone() for parameter in other.system.model.parameters()]
+    for use in (other.load_trained, lambda: other.train(resume=True, progress=False)):
+        with pytest.raises(CheckpointError, match=r"last\.ckpt"):
+            use()
+    assert all(torch.equal(*pair) for pair in zip(before, other.system.model.parameters(), strict=True))
+
+
+def test_a_damaged_checkpoint_is_refused(trained, small, folder):
+    run = start_run("vae", "digits", folder, settings=small)
+    content = bytearray((trained.folder / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "last.ckpt").write_bytes(bytes(content))
+    for use in (run.load_trained, run.history, lambda: run.train(resume=True, progress=False)):
+        with pytest.raises(CheckpointError, match="damaged"):
+            use()
