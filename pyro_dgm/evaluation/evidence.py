@@ -1,19 +1,22 @@
 """The log evidence log p(x) by importance sampling, with its errors."""
 
-__all__ = ["LogEvidence", "log_evidence"]
+__all__ = ["LogEvidence", "WeightSums", "log_evidence"]
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_dgm.evaluation.batching import Estimate, count_rows, pieces
+from pyro_dgm.evaluation.batching import MAX_ROWS, Estimate, Piece, check_one_row_per_datum, pieces
 from pyro_dgm.evaluation.psis import pareto_k_from_tail, tail_size
-from pyro_dgm.infer.log_weights import log_weights
-from pyro_dgm.infer.programs import Program, check_num_particles, count_plates, evaluation_mode
+from pyro_dgm.infer.checks import check_traces
+from pyro_dgm.infer.log_weights import weigh
+from pyro_dgm.infer.programs import Program, check_num_particles, count_plates, evaluation_mode, run
 
-MAX_ROWS = 10_000  # particles times data that are in memory at once
+PARTICLES_AT_ONCE = 100
 
 
 class LogEvidence(NamedTuple):
@@ -54,9 +57,9 @@ def log_evidence(
 ) -> LogEvidence:
     r"""Estimates :math:`\log p(x) \approx \log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)` for every datum.
 
-    Biased downwards, by about half the relative variance of the weights over K; consistent as K grows. Memory does
-    not grow with K or with the number of data. Modules are put in evaluation mode meanwhile; the draws come from
-    torch's generator.
+    Biased downwards, by about half the relative variance of the weights over K; consistent as K grows. The memory
+    does not depend on the number of data, and hardly on K. Modules are put in evaluation mode meanwhile; the draws
+    come from torch's generator.
 
     References:
         Rezende, Mohamed and Wierstra (2014), Stochastic Backpropagation, appendix E, arXiv:1401.4082; Burda, Grosse
@@ -69,87 +72,97 @@ def log_evidence(
         num_particles: number K of importance samples per datum.
         max_rows: how many particles times data are in memory at once.
         progress: show a bar.
-        kwargs: keyword arguments of both programs.
+        kwargs: keyword arguments of both programs, cut like ``args``. Those named ``num_particles``, ``max_rows`` or
+            ``progress`` are this function's: bind the programs' own with ``functools.partial``.
 
     Raises:
-        ValueError: the data are empty, the weights are NaN, or the programs have latents outside the data plate.
+        TypeError: ``num_particles`` is not an integer.
+        ValueError: the data are empty, a weight is NaN or infinite, the programs do not fit together, or have sites
+            outside the data plate.
     """
     check_num_particles(num_particles)
-    if max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1; got {max_rows}. The default is {MAX_ROWS}.")
-    size = max(1, min(count_rows(args), max_rows // min(num_particles, 100)))
-    parts = []
-    nesting = None
+    label = f"log p(x), K = {num_particles}"
+    at_once = min(num_particles, PARTICLES_AT_ONCE)
+    cut = pieces(args, kwargs, num_particles=at_once, max_rows=max_rows, label=label, progress=progress)
     with evaluation_mode(model, guide):
-        for rows, piece in pieces(args, size, f"log p(x), K = {num_particles}", progress):
-            nesting = count_plates(model, guide, piece, kwargs) if nesting is None else nesting
-            running = _RunningMean(num_particles)
-            while running.count < num_particles:
-                count = min(num_particles - running.count, max(1, max_rows // (rows.stop - rows.start)))
-                running.add(_weights(model, guide, piece, kwargs, count, nesting))
-            parts.append(running)
+        sums = [
+            functools.reduce(WeightSums.plus, _weights(model, guide, piece, num_particles, max_rows)) for piece in cut
+        ]
     return LogEvidence(
-        per_datum=torch.cat([part.log_mean() for part in parts]),
-        standard_error=torch.cat([part.standard_error() for part in parts]),
-        pareto_k=torch.cat([part.pareto_k() for part in parts]),
+        per_datum=torch.cat([part.log_mean() for part in sums]),
+        standard_error=torch.cat([part.standard_error() for part in sums]),
+        pareto_k=torch.cat([part.pareto_k() for part in sums]),
         num_particles=num_particles,
     )
 
 
-def _weights(
-    model: Program, guide: Program, args: list[Any], kwargs: dict[str, Any], count: int, nesting: int
-) -> Tensor:
-    weights = log_weights(model, guide, *args, num_particles=count, max_plate_nesting=nesting, **kwargs)
-    if bool(weights.global_log_p.any()) or bool(weights.global_log_q.any()):
-        raise ValueError(
-            "log p(x) of one datum needs latents that belong to it; got latents outside the data plate. Condition the "
-            "model on values of its globals first (poutine.condition)."
+class WeightSums(NamedTuple):
+    """What is kept of the weights of B data: sums on the log scale, and the largest weights for Pareto k.
+
+    Arguments:
+        log_sum: log of the sum of w, (B,).
+        log_sum_squares: log of the sum of w^2, (B,).
+        tail: the largest log-weights, (at most M + 1, B), of a ``psis.tail_size`` M.
+        num_summed: number of weights that were summed.
+        num_particles: K, the number there are going to be.
+    """
+
+    log_sum: Tensor
+    log_sum_squares: Tensor
+    tail: Tensor
+    num_summed: int
+    num_particles: int
+
+    @classmethod
+    def of(cls, log_w: Tensor, num_particles: int) -> "WeightSums":
+        """The sums of some of K log-weights, of shape (count, B)."""
+        tail = _largest(log_w, num_particles)
+        return cls(log_w.logsumexp(dim=0), (2 * log_w).logsumexp(dim=0), tail, len(log_w), num_particles)
+
+    def plus(self, other: "WeightSums") -> "WeightSums":
+        """The sums of both, of the same data."""
+        return WeightSums(
+            torch.logaddexp(self.log_sum, other.log_sum),
+            torch.logaddexp(self.log_sum_squares, other.log_sum_squares),
+            _largest(torch.cat([self.tail, other.tail]), self.num_particles),
+            self.num_summed + other.num_summed,
+            self.num_particles,
         )
-    log_w = weights.local.double()
-    bad = torch.isnan(log_w).any(dim=0)
-    if bool(bad.any()):
-        raise ValueError(
-            f"importance weights must be numbers; got NaN for {int(bad.sum())} data of a piece of {len(bad)}. "
-            "Check the data for NaN, and the networks for overflow."
-        )
-    return log_w  # (count, B)
-
-
-class _RunningMean:
-    """The mean of weights seen so far, per datum, on the log scale: sums of w and w^2, and the largest weights."""
-
-    def __init__(self, num_particles: int) -> None:
-        self.num_particles = num_particles
-        self.count = 0
-        self.log_sum: Tensor | None = None
-        self.log_sum_squares: Tensor | None = None
-        self.tail: Tensor | None = None
-
-    def add(self, log_w: Tensor) -> None:
-        log_sum, log_sum_squares = log_w.logsumexp(dim=0), (2 * log_w).logsumexp(dim=0)
-        if self.log_sum is not None and self.log_sum_squares is not None and self.tail is not None:
-            log_sum = torch.logaddexp(self.log_sum, log_sum)
-            log_sum_squares = torch.logaddexp(self.log_sum_squares, log_sum_squares)
-            log_w_and_tail = torch.cat([self.tail, log_w])
-        else:
-            log_w_and_tail = log_w
-        self.count += len(log_w)
-        self.log_sum, self.log_sum_squares = log_sum, log_sum_squares
-        kept = min(tail_size(self.num_particles) + 1, len(log_w_and_tail))
-        self.tail = log_w_and_tail.topk(kept, dim=0).values
 
     def log_mean(self) -> Tensor:
-        assert self.log_sum is not None
-        return self.log_sum - math.log(self.count)
+        """The estimate of log p(x), (B,)."""
+        return self.log_sum - math.log(self.num_summed)
 
     def standard_error(self) -> Tensor:
-        """The relative standard error of the mean, which is the standard error of its logarithm."""
-        assert self.log_sum is not None
-        assert self.log_sum_squares is not None
-        second_moment = (self.log_sum_squares - 2 * self.log_sum).exp() * self.count  # of w / mean(w), about 1
-        variance = (second_moment - 1).clamp(min=0) * self.count / (self.count - 1) if self.count > 1 else math.nan
-        return (torch.as_tensor(variance).expand_as(self.log_sum) / self.count).sqrt()
+        """The relative standard error of the mean weight, which is the standard error of its logarithm, (B,)."""
+        if self.num_summed == 1:
+            return torch.full_like(self.log_sum, math.nan)
+        second_moment = (self.log_sum_squares - 2 * self.log_sum).exp() * self.num_summed  # of w / mean(w), at least 1
+        return ((second_moment - 1).clamp(min=0) / (self.num_summed - 1)).sqrt()
 
     def pareto_k(self) -> Tensor:
-        assert self.tail is not None
+        """Pareto k of the weights, (B,)."""
         return pareto_k_from_tail(self.tail, self.num_particles)
+
+
+def _largest(log_w: Tensor, num_particles: int) -> Tensor:
+    return log_w.topk(min(tail_size(num_particles) + 1, len(log_w)), dim=0).values
+
+
+def _weights(model: Program, guide: Program, piece: Piece, num_particles: int, max_rows: int) -> Iterator[WeightSums]:
+    """The sums of K weights per datum, as many at once as fit."""
+    nesting = count_plates(model, guide, piece.args, piece.kwargs)
+    at_once = max(1, max_rows // piece.num_rows)
+    for start in range(0, num_particles, at_once):
+        count = min(at_once, num_particles - start)
+        traces = run(model, guide, piece.args, piece.kwargs, count, nesting)
+        check_traces(traces)
+        check_one_row_per_datum(traces, piece.num_rows)
+        log_w = weigh(traces).local.double()  # (count, B)
+        bad = int((log_w.isnan() | log_w.isposinf()).any(dim=0).sum())
+        if bad:
+            raise ValueError(
+                f"importance weights must be finite; got NaN or infinite ones for {bad} of {piece.num_rows} data. "
+                "Check the data for NaN, and the networks for overflow."
+            )
+        yield WeightSums.of(log_w, num_particles)

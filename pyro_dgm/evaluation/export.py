@@ -14,13 +14,16 @@ from pyro_dgm.infer.checks import check_traces
 from pyro_dgm.infer.forward import simulate
 from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.programs import (
+    DATA_PLATE,
     Program,
     Site,
     Traces,
     check_num_particles,
     count_plates,
     evaluation_mode,
+    global_log_prob,
     is_data,
+    is_deterministic,
     is_local,
     local_log_prob,
     particle_plate,
@@ -36,7 +39,7 @@ def to_arviz(
     guide: Program,
     *args: Any,
     num_samples: int = 100,
-    attributes: Mapping[str, str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> InferenceData:
     """Draws from the guide and packs all there is to see: ``arviz.InferenceData``, or with ArviZ 1.x a ``DataTree``.
@@ -44,15 +47,16 @@ def to_arviz(
     One chain of independent draws. Groups: ``posterior`` (latents), ``posterior_predictive`` (data simulated from
     them), ``log_likelihood`` (log p(x | z) per datum), ``observed_data``, and ``sample_stats`` with the importance
     weights ``log_weights`` of every draw and datum, in nats, and ``pareto_k`` of every datum (above 0.7 the guide is
-    too far from the posterior for importance sampling to mend it). The draws are the guide's, not reweighted. All of
-    it is in memory at once: pass as many data as you want to look at.
+    too far from the posterior for importance sampling to mend it). Sites outside the data plate, such as global
+    latents, have their weights in ``log_weights_global``, one per draw. The draws are the guide's, not reweighted;
+    ``pyro.deterministic`` sites are left out. All of it is in memory at once: pass as many data as you want to look at.
 
     Arguments:
         model: a Pyro program with observed sites.
         guide: a Pyro program with a site for every latent of the model.
         args: data, (N, *event), and whatever else both take.
         num_samples: number of draws, at least 2.
-        attributes: plain facts to keep with the posterior group, such as a run's name.
+        attributes: plain facts to keep with the posterior group, such as a run's name: strings, numbers, lists of them.
         kwargs: keyword arguments of both.
 
     Raises:
@@ -66,8 +70,8 @@ def to_arviz(
         nesting = count_plates(model, guide, args, kwargs)
         traces = run(model, guide, args, kwargs, num_samples, nesting)
         check_traces(traces)
-        weights = weigh(traces)
-        latents = sample_sites(traces.guide)
+        sample_stats = _sample_stats(traces)  # computes the log-probabilities of both traces
+        latents = {name: site for name, site in sample_sites(traces.guide).items() if not is_deterministic(site)}
         given = {name: site["value"] for name, site in latents.items() if name in traces.model.nodes}
         predicted = sample_sites(simulate(particle_plate(model, num_samples, nesting), args, kwargs, given))
     observed = {name: site for name, site in sample_sites(traces.model).items() if is_data(site)}
@@ -76,10 +80,7 @@ def to_arviz(
         "posterior_predictive": {name: _draws(name, predicted[name], traces) for name in observed},
         "log_likelihood": {name: _log_likelihood(site, traces) for name, site in observed.items()},
         "observed_data": {name: _observation(name, site, traces) for name, site in observed.items()},
-        "sample_stats": {
-            "log_weights": (["chain", "draw", "data"], _array(weights.local[None])),
-            "pareto_k": (["data"], _array(pareto_k(weights.local))),
-        },
+        "sample_stats": sample_stats,
     }
     datasets = {name: xarray.Dataset(variables) for name, variables in groups.items()}
     datasets["posterior"].attrs.update(attributes or {})
@@ -113,9 +114,27 @@ def _names(name: str, site: Site, width: int, event_dim: int) -> list[str | None
 
 
 def _log_likelihood(site: Site, traces: Traces) -> Variable:
+    log_prob = site["unscaled_log_prob"]
     if not is_local(site, traces):
-        return ["chain", "draw"], _array(site["log_prob"].expand(traces.num_particles)[None])
-    return ["chain", "draw", "data"], _array(local_log_prob(site, site["unscaled_log_prob"], traces)[None])
+        return ["chain", "draw"], _array(global_log_prob(site, log_prob, traces)[None])
+    return ["chain", "draw", _data_dim(traces)], _array(local_log_prob(site, log_prob, traces)[None])
+
+
+def _sample_stats(traces: Traces) -> dict[str, Variable]:
+    weights = weigh(traces)
+    stats: dict[str, Variable] = {
+        "log_weights": (["chain", "draw", _data_dim(traces)], _array(weights.local[None])),
+        "pareto_k": ([_data_dim(traces)], _array(pareto_k(weights.local))),
+    }
+    sites = [*sample_sites(traces.guide).values(), *sample_sites(traces.model).values()]
+    if not all(is_local(site, traces) or is_deterministic(site) for site in sites):
+        log_weights = weights.global_log_p - weights.global_log_q
+        stats["log_weights_global"] = (["chain", "draw"], _array(log_weights[None]))
+    return stats
+
+
+def _data_dim(traces: Traces) -> str:
+    return DATA_PLATE if traces.data_frame is None else traces.data_frame.name
 
 
 def _array(value: Tensor) -> Any:

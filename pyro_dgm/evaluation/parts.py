@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_dgm.evaluation.batching import Estimate, count_rows, pieces
+from pyro_dgm.evaluation.batching import MAX_ROWS, Estimate, check_one_row_per_datum, pieces
 from pyro_dgm.infer.checks import check_traces
 from pyro_dgm.infer.objectives import latent_terms, observation_terms
-from pyro_dgm.infer.programs import Program, Traces, check_num_particles, count_plates, evaluation_mode, run
-
-MAX_ROWS = 10_000
+from pyro_dgm.infer.programs import (
+    Program,
+    Traces,
+    check_num_particles,
+    count_plates,
+    evaluation_mode,
+    is_deterministic,
+    run,
+    sample_sites,
+)
 
 
 class ELBOParts(NamedTuple):
@@ -23,7 +30,7 @@ class ELBOParts(NamedTuple):
         elbo: (N,), an unbiased estimate of a lower bound on log p(x).
         log_likelihood: E_q log p(x | z) of each observed site by name, (N,). Minus this is the reconstruction error.
         kl: E_q log q(z | x) - log p(z) of each latent by name, (N,).
-        num_elements: number of elements of one datum, all observed sites together.
+        num_elements: number of elements of one datum, all observed sites together, masked ones included.
         num_particles: K, over which the expectations are averaged.
     """
 
@@ -59,22 +66,25 @@ def elbo_parts(
         args: data, (N, *event), and whatever else both programs take; tensors with N rows are cut into pieces.
         num_particles: number K of draws per datum to average over.
         analytic_kl: take closed-form KLs where Pyro knows them, as ``ELBO(analytic_kl=True)`` does.
-        max_rows: how many particles times data are in memory at once.
+        max_rows: how many particles times data are in memory at once, but at least the particles of one datum.
         progress: show a bar.
-        kwargs: keyword arguments of both programs.
+        kwargs: keyword arguments of both programs, cut like ``args``. Those named as this function's own arguments are
+            not passed on: bind the programs' own with ``functools.partial``.
 
     Raises:
-        ValueError: the data are empty, the programs do not fit together or have latents outside the data plate.
+        TypeError: ``num_particles`` is not an integer.
+        ValueError: the data are empty, the programs do not fit together, or have sites outside the data plate.
     """
     check_num_particles(num_particles)
-    size = max(1, min(count_rows(args), max_rows // num_particles))
-    found = []
+    cut = pieces(args, kwargs, num_particles=num_particles, max_rows=max_rows, label="ELBO", progress=progress)
+    found: list[ELBOParts] = []
     nesting = None
     with evaluation_mode(model, guide):
-        for _, piece in pieces(args, size, "ELBO", progress):
-            nesting = count_plates(model, guide, piece, kwargs) if nesting is None else nesting
-            traces = run(model, guide, piece, kwargs, num_particles, nesting)
+        for piece in cut:
+            nesting = count_plates(model, guide, piece.args, piece.kwargs) if nesting is None else nesting
+            traces = run(model, guide, piece.args, piece.kwargs, num_particles, nesting)
             check_traces(traces)
+            check_one_row_per_datum(traces, piece.num_rows)
             found.append(_parts(traces, analytic_kl))
     return ELBOParts(
         elbo=torch.cat([part.elbo for part in found]),
@@ -86,20 +96,12 @@ def elbo_parts(
 
 
 def _parts(traces: Traces, analytic_kl: bool) -> ELBOParts:
+    sites = sample_sites(traces.guide) | sample_sites(traces.model)
     latents, observed = latent_terms(traces, analytic_kl), observation_terms(traces)
-    outer = [name for name, term in latents.items() if not term.is_local]
-    if outer:
-        raise ValueError(
-            f"the ELBO of one datum needs latents that belong to it; got latents outside the data plate: {outer}. "
-            "Condition the model on values of its globals first (poutine.condition)."
-        )
-    kl = {name: term.kl.mean(dim=0) for name, term in latents.items()}
-    log_likelihood = {name: term.kl.mean(dim=0) for name, term in observed.items()}
-    num_elements = sum(_num_elements(traces, name) for name in observed)
-    elbo = sum(log_likelihood.values(), start=torch.zeros(())) - sum(kl.values(), start=torch.zeros(()))
+    kl, log_likelihood = (
+        {name: term.kl.mean(dim=0) for name, term in terms.items() if not is_deterministic(sites[name])}
+        for terms in (latents, observed)
+    )
+    num_elements = sum(sites[name]["value"].numel() for name in log_likelihood) // traces.num_data
+    elbo = torch.stack([*log_likelihood.values(), *(-term for term in kl.values())]).sum(dim=0)
     return ELBOParts(elbo, log_likelihood, kl, num_elements, traces.num_particles)
-
-
-def _num_elements(traces: Traces, name: str) -> int:
-    value = traces.model.nodes[name]["value"]
-    return value.numel() // traces.num_data

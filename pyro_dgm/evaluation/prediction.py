@@ -80,9 +80,10 @@ def simulate(model: Program, *args: Any, means: bool = False, **kwargs: Any) -> 
     Arguments:
         model: a Pyro program.
         args: whatever the model takes; data among it are only looked at for their shape.
-        means: replace each site by its mean given the latents before it, as pictures of binary pixels often are;
-            latents with a later site depending on them are drawn all the same.
-        kwargs: keyword arguments of the model; those here take ``num=`` and ``context=``.
+        means: give the mean of the last site, given the draws of those before it, instead of a draw, as pictures of
+            binary pixels often show it.
+        kwargs: keyword arguments of the model; those here take ``num=``. A context goes second among ``args``, after
+            data or None.
 
     Returns:
         Every site by name, (B, *event).
@@ -90,11 +91,11 @@ def simulate(model: Program, *args: Any, means: bool = False, **kwargs: Any) -> 
     with evaluation_mode(model):
         trace = forward.simulate(model, args, kwargs)
         sites = forward.free_sites(trace, {})
-        last = list(sites)[-1:]
-        return {
-            name: forward.point(site["fn"], name) if means and name in last else site["value"]
-            for name, site in sites.items()
-        }
+        values = {name: site["value"] for name, site in sites.items()}
+        if means and sites:
+            last = next(reversed(sites))
+            values[last] = forward.point(sites[last]["fn"], last)
+        return values
 
 
 def interpolate(
@@ -117,7 +118,8 @@ def interpolate(
         White (2016), Sampling Generative Networks, arXiv:1609.04468 (spherical).
 
     Arguments:
-        model: a model with the call of ``LatentVariableModel``.
+        model: a Pyro program that takes data, followed by the context if there is one; the data are only looked at for
+            their shape.
         guide: its guide.
         start: data, (P, *event).
         end: data, (P, *event).
@@ -129,7 +131,8 @@ def interpolate(
         Means of shape (P, S, *event) by name of the observed site.
 
     Raises:
-        ValueError: the two sets differ in shape, the kind is unknown, or there are fewer than two steps.
+        ValueError: the two sets differ in shape, the kind is unknown, there are fewer than two steps, or a latent is
+            discrete.
     """
     if start.shape != end.shape:
         raise ValueError(
@@ -140,22 +143,26 @@ def interpolate(
     if num_steps < 2:
         raise ValueError(f"num_steps must be at least 2, the two ends; got {num_steps}. Ten make a good picture.")
     along = _slerp if kind == "spherical" else torch.lerp
-    steps = torch.linspace(0, 1, num_steps, dtype=start.dtype, device=start.device)
-    given: dict[str, Any] = {} if context is None else {"context": context}
-    z0, z1 = encode(guide, start, **given), encode(guide, end, **given)
+    given = () if context is None else (context,)
+    z0, z1 = encode(guide, start, *given), encode(guide, end, *given)
+    discrete = [name for name, z in z0.items() if not z.is_floating_point()]
+    if discrete:
+        raise ValueError(
+            f"interpolation walks through continuous latents; got discrete ones: {discrete}. Decode their values in "
+            "turn instead."
+        )
+    steps = torch.linspace(0, 1, num_steps).tolist()
     path = {name: torch.stack([along(z0[name], z1[name], t) for t in steps], dim=1) for name in z0}  # (P, S, *event)
-    num = len(start) * num_steps
     flat = {name: z.flatten(0, 1) for name, z in path.items()}
-    repeated: dict[str, Any] = {} if context is None else {"context": context.repeat_interleave(num_steps, dim=0)}
-    decoded = decode(model, flat, num=num, **repeated)
+    decoded = decode(model, flat, *(arg.repeat_interleave(num_steps, dim=0) for arg in (start, *given)))
     return {name: x.unflatten(0, (len(start), num_steps)) for name, x in decoded.items()}
 
 
-def _slerp(z0: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-    """Spherical interpolation over the last dimension; straight where the two are parallel."""
-    cosine = torch.nn.functional.cosine_similarity(z0, z1, dim=-1).clamp(-1, 1).unsqueeze(-1)
-    angle = cosine.acos()
-    sine = angle.sin()
-    straight = torch.lerp(z0, z1, t)
-    turned = (((1 - t) * angle).sin() * z0 + (t * angle).sin() * z1) / sine
-    return torch.where(sine.abs() > math.sqrt(torch.finfo(z0.dtype).eps), turned, straight)
+def _slerp(z0: Tensor, z1: Tensor, t: float) -> Tensor:
+    """Spherical interpolation of each datum's latent as one vector; straight where two latents span no plane."""
+    u, v = (torch.nn.functional.normalize(z.reshape(len(z), -1), dim=1) for z in (z0, z1))
+    angle = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))  # accurate at all angles, which acos is not
+    angle = angle * (u.any(dim=1) & v.any(dim=1))
+    angle = angle.reshape(-1, *(1 for _ in z0.shape[1:]))
+    turned = (((1 - t) * angle).sin() * z0 + (t * angle).sin() * z1) / angle.sin()
+    return torch.where(angle.sin() > math.sqrt(torch.finfo(z0.dtype).eps), turned, torch.lerp(z0, z1, t))
