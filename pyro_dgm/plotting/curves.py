@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from pyro_dgm.plotting.figures import COLOURS, new_figure
 
 CLOCKS = ("epoch", "step")
+NO_METRICS = (*CLOCKS, "seconds")
 SPLITS = {"": "training", "valid": "validation", "test": "test"}
 LOGARITHMIC = ("lr", "grad_norm")
 NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "elbo": "ELBO", "kl": "KL"}
@@ -37,7 +38,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     panels = _panels(history)
     if not panels:
         raise ValueError(
-            f"history must hold at least one number besides {' and '.join(CLOCKS)}; got {len(history)} rows without. "
+            f"history must hold at least one number besides {', '.join(NO_METRICS)}; got {len(history)} rows without. "
             "Pass the rows that fit returns, such as {'epoch': 1, 'loss': 120.5}."
         )
     clock = _clock(history)
@@ -59,7 +60,7 @@ def _panels(history: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for row in history for key, value in row.items() if _is_number(value))
     panels: dict[str, list[str]] = {}
     for key in keys:
-        if key not in CLOCKS:
+        if key not in NO_METRICS:
             panels.setdefault(_split(key)[1], []).append(key)
     return panels
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from pyro_dgm.plotting import training_curves
 
 HISTORY = [
-    {"epoch": n, "step": 10 * n, "loss": 100.0 / n, "lr": 10.0 ** (1 - n), "grad_norm": 1.0 + n, "note": "fine"}
-    | ({"valid_loss": 110.0 / n, "valid_kl_z": float(n)} if n % 2 else {})
+    {"epoch": n, "step": 10 * n, "seconds": 0.5 * n, "loss": 100.0 / n, "lr": 10.0 ** (1 - n), "grad_norm": 1.0 + n}
+    | ({"valid_loss": 110.0 / n, "valid_kl_z": float(n), "note": "fine"} if n % 2 else {})
     for n in range(1, 6)
 ]
 
@@ -19,7 +19,7 @@ def panels(history: list[dict]) -> dict[str, Axes]:
     return {axes.get_title(loc="left"): axes for axes in training_curves(history).axes}
 
 
-def test_there_is_one_panel_per_quantity() -> None:
+def test_there_is_one_panel_per_quantity_and_none_for_a_clock() -> None:
     assert list(panels(HISTORY)) == ["loss", "learning rate", "gradient norm", "kl z"]
 
 
@@ -61,7 +61,7 @@ def test_a_single_row_is_a_visible_point() -> None:
 
 
 def test_a_history_without_numbers_or_clock_is_refused() -> None:
-    for history in ([], [{"epoch": 1, "note": "fine"}]):
+    for history in ([], [{"epoch": 1, "seconds": 2.0, "note": "fine"}]):
         with pytest.raises(ValueError, match=rf"at least one number.*got {len(history)} rows without"):
             training_curves(history)
     with pytest.raises(ValueError, match="must have a number for one of"):
