@@ -58,7 +58,7 @@ class AmortizedGuide(LocalModule):
     def forward(
         self,
         x: Tensor | None = None,
-        context: Tensor | None = None,
+        c: Tensor | None = None,
         *,
         num: int | None = None,
         data_size: int | None = None,
@@ -67,7 +67,7 @@ class AmortizedGuide(LocalModule):
 
         Arguments:
             x: data, (B, *event).
-            context: what everything is conditioned on, (B, features), for a conditional model.
+            c: the context, what everything is conditioned on, (B, features), for a conditional model.
             num: not used; here because a guide takes what its model takes.
             data_size: number N of data the minibatch stands for; B when None.
 
@@ -79,10 +79,10 @@ class AmortizedGuide(LocalModule):
         """
         if x is None:
             raise ValueError("a guide reads data; got none. To simulate, call the model without a guide.")
-        rows = num_rows(x, context)
-        given = (x,) if context is None else (x, context)
+        rows = num_rows(x, c)
+        given = (x,) if c is None else (x, c)
         if is_validation_enabled():
-            for name, value in (("x", x), ("context", context)):
+            for name, value in (("x", x), ("context", c)):
                 if value is not None:
                     check_finite(value, name)
         self.sample_globals()

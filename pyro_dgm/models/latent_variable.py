@@ -51,7 +51,7 @@ class LatentVariableModel(LocalModule):
     def forward(
         self,
         x: Tensor | None = None,
-        context: Tensor | None = None,
+        c: Tensor | None = None,
         *,
         num: int | None = None,
         data_size: int | None = None,
@@ -60,7 +60,7 @@ class LatentVariableModel(LocalModule):
 
         Arguments:
             x: data, (B, *event), or None to simulate.
-            context: what everything is conditioned on, (B, features), for a conditional model.
+            c: the context, what everything is conditioned on, (B, features), for a conditional model.
             num: how many data to simulate; with a context its number of rows, else 1, when None.
             data_size: number N of data the minibatch stands for, so that local terms are scaled by N / B against
                 global ones; B when None. The guide takes the same argument.
@@ -73,12 +73,12 @@ class LatentVariableModel(LocalModule):
             ValueError: the data have another shape than the likelihood's, or values it cannot take.
         """
         if x is not None:
-            num = num_rows(x, context)
+            num = num_rows(x, c)
         elif num is None:
-            num = 1 if context is None else context.shape[0]
-        given = () if context is None else (context,)
-        if context is not None and is_validation_enabled():
-            check_finite(context, "context")
+            num = 1 if c is None else c.shape[0]
+        given = () if c is None else (c,)
+        if c is not None and is_validation_enabled():
+            check_finite(c, "context")
         self.sample_globals()
         with data_plate(num, data_size):
             z = pyro.sample("z", self.prior(*given))

@@ -129,7 +129,7 @@ def test_context_is_finite():
     parts = ["context must", "3 NaN", "first: 1"]
     assert_step_refuses(conditional_vae(), ValueError, parts, torch.zeros(B, X), context)
     with refuses(ValueError, *parts):
-        conditional_vae()[0](context=context)
+        conditional_vae()[0](c=context)
 
 
 def test_context_of_another_kind_is_refused():

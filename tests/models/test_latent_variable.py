@@ -136,7 +136,7 @@ def test_model_contract(build, x, context):
 
 def test_without_data_or_number_it_simulates_one_datum_or_one_per_row_of_context():
     assert vae()[0]().shape == (1, X)
-    assert cvae()[0](context=labels()).shape == (B, X)
+    assert cvae()[0](c=labels()).shape == (B, X)
 
 
 def test_the_context_moves_prior_likelihood_and_guide():
