@@ -13,7 +13,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_sub
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_dgm.infer.programs import Program, Site, sample_sites
+from pyro_dgm.infer.programs import Program, Site, is_deterministic, sample_sites, unwrapped
 
 
 def simulate(
@@ -66,24 +66,28 @@ def free_sites(trace: Trace, given: Mapping[str, Tensor]) -> dict[str, Site]:
     return {
         name: site
         for name, site in sample_sites(trace).items()
-        if name not in given and not site["infer"].get("_deterministic") and not site_is_factor(site)
+        if name not in given and not is_deterministic(site) and not site_is_factor(site)
     }
 
 
 def point(distribution: Distribution, name: str) -> Tensor:
-    """One value that stands for a distribution: its mean, or for classes the most probable one."""
-    inner: Any = distribution
-    while type(inner).__name__ in {"Independent", "MaskedDistribution", "ExpandedDistribution"}:
-        inner = inner.base_dist
+    """One value that stands for a distribution: its mean, or for classes the most probable one.
+
+    Raises:
+        ValueError: the distribution has no mean, or none in closed form.
+    """
+    inner = unwrapped(distribution)
+    is_class = type(inner).__name__ == "Categorical"
     try:
-        if type(inner).__name__ in {"Categorical", "CategoricalLogits"}:
-            return distribution.mode
-        return distribution.mean
-    except NotImplementedError as err:
+        value = (inner.mode if is_class else inner.mean).expand(distribution.batch_shape + distribution.event_shape)
+    except NotImplementedError:
+        value = None
+    if value is None or bool(value.isnan().any()):
         raise ValueError(
-            f"the mean of site {name!r} must be known in closed form; got a {type(inner).__name__}, which has none. "
+            f"the mean of site {name!r} must exist and be known in closed form; got a {type(inner).__name__} without. "
             "Pass sample=True to use one draw."
-        ) from err
+        )
+    return value
 
 
 class _TakeMeans(Messenger):

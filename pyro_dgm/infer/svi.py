@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
-from pyro_dgm.infer.programs import Program, fork_rng, module_of, parameter_of, run, sample_sites
+from pyro_dgm.infer.programs import Program, Traces, fork_rng, is_data, module_of, parameter_of, run, sample_sites
 
 
 class NonFiniteError(ArithmeticError):
@@ -106,7 +106,13 @@ class SVI:
         """Takes one gradient step and returns the loss: minus the bound, summed over the data, in nats."""
         generator_state = torch.get_rng_state()
         self._zero_grad()
-        loss = self._loss(self.loss.loss_and_grads, args, kwargs)
+        try:
+            loss = self._loss(self.loss.loss_and_grads, args, kwargs)
+        except ValueError:  # Pyro's validation refuses the NaN parameters of a distribution before there is a loss
+            if not self._has_diverged(generator_state, args, kwargs):
+                raise
+            self._refuse(math.nan, generator_state, args, kwargs)
+            return math.nan
         groups = [] if self._optimizer is None else self._optimizer.param_groups
         trained = [p for group in groups for p in group["params"] if p.grad is not None]
         if not trained:
@@ -196,27 +202,31 @@ class SVI:
         self.num_skipped += 1
         if self.nonfinite == "skip":
             return
-        places = [*self._nonfinite_sites(generator_state, args, kwargs), *gradients[:3]]
+        places = [*_nonfinite_sites(self._run_again(generator_state, args, kwargs)), *gradients[:3]]
         raise NonFiniteError(
             f"loss and gradient must be finite; got loss {loss} at step {self.num_steps + 1}, with NaN or infinity in "
             f"{', '.join(places) or 'the loss'}. The step was not taken. Check the data, lower the learning rate, "
             "set clip_norm, or pass nonfinite='skip'."
         )
 
-    def _nonfinite_sites(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-        """Runs the programs again with the same random numbers and names the sites that are not finite."""
+    def _has_diverged(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the programs run without validation, on finite data, and come out not finite."""
+        try:
+            traces = self._run_again(generator_state, args, kwargs)
+        except (ValueError, RuntimeError):
+            return False
+        data = [site["value"] for site in sample_sites(traces.model).values() if is_data(site)]
+        return bool(_nonfinite_sites(traces)) and all(bool(torch.isfinite(value).all()) for value in data)
+
+    def _run_again(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traces:
+        """Runs the programs with the random numbers of the step at hand, without validation."""
         with fork_rng(), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
             torch.set_rng_state(generator_state)
             num_particles = self.loss.num_particles if self.loss.vectorize_particles else 1
             traces = run(self.model, self.guide, args, kwargs, num_particles)
             traces.model.compute_log_prob()
             traces.guide.compute_log_prob()
-        return [
-            f"{program}.{name}"
-            for program, trace in (("guide", traces.guide), ("model", traces.model))
-            for name, site in sample_sites(trace).items()
-            if not (torch.isfinite(site["value"]).all() and torch.isfinite(site["log_prob_sum"]))
-        ]
+        return traces
 
     def _modules(self) -> dict[str, nn.Module]:
         pairs = {"model": module_of(self.model), "guide": module_of(self.guide)}
@@ -237,6 +247,15 @@ class SVI:
             parameter.grad = None
         if self._optimizer is not None:
             self._optimizer.zero_grad(set_to_none=True)
+
+
+def _nonfinite_sites(traces: Traces) -> list[str]:
+    return [
+        f"{program}.{name}"
+        for program, trace in (("guide", traces.guide), ("model", traces.model))
+        for name, site in sample_sites(trace).items()
+        if not (torch.isfinite(site["value"]).all() and torch.isfinite(site["log_prob_sum"]))
+    ]
 
 
 def _check_same_tensors(name: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:

@@ -494,3 +494,35 @@ def test_the_optimiser_of_programs_that_have_not_run():
         _ = svi.optimizer
     svi.evaluate_loss(torch.ones(4))
     assert isinstance(svi.optimizer, torch.optim.Adam)
+
+
+def test_divergence_that_validation_meets_first_is_named_and_leaves_the_parameters():
+    """With validation on, Pyro refuses a NaN scale before there is a loss (pitfall 20)."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(2, 4)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            loc, log_scale = self.net(x).chunk(2, -1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    svi = SVI(model, Guide(), SGD, ELBO())
+    with torch.no_grad():
+        net.bias.fill_(torch.inf)
+    before = net.weight.detach().clone()
+    with pytest.raises(NonFiniteError, match=r"at step 1, with NaN or infinity in guide\.z"):
+        svi.step(torch.ones(3, 2))
+    assert torch.equal(net.weight, before)
+    skipping = SVI(model, Guide(), SGD, ELBO(), nonfinite="skip")
+    assert torch.isnan(torch.tensor(skipping.step(torch.ones(3, 2))))
+    assert skipping.num_skipped == 1
