@@ -76,7 +76,7 @@ class PlainVAE(nn.Module):
 
 plain = PlainVAE()
 stock = pyro.infer.SVI(plain.model, plain.guide, pyro.optim.Adam({"lr": 2e-3}), pyro.infer.TraceMeanField_ELBO())
-for epoch in range(EPOCHS):
+for _ in range(EPOCHS):
     loss = sum(stock.step(x) for x in batches) / batches.num_rows
 print(f"plain Pyro, last epoch's loss: {loss:.2f} nats per image")
 

@@ -22,9 +22,11 @@ __all__ = [
     "particle_plate",
     "plate_scale",
     "plates_of",
+    "rescore",
     "run",
     "run_in_turn",
     "sample_sites",
+    "unwrapped",
 ]
 
 import functools
@@ -85,6 +87,7 @@ def run(
     kwargs: Mapping[str, Any],
     num_particles: int = 1,
     max_plate_nesting: int | None = None,
+    between: Callable[[Trace], None] | None = None,
 ) -> Traces:
     """Runs the guide, then the model with the guide's latents, with K particles side by side.
 
@@ -95,6 +98,7 @@ def run(
         kwargs: keyword arguments of both.
         num_particles: number K of particles.
         max_plate_nesting: how many plate dimensions the programs use; found by running them when None and K > 1.
+        between: given the guide's trace, may change the values that the model is run with.
 
     Raises:
         ValueError: the two programs do not fit together; the message names the sites.
@@ -104,16 +108,33 @@ def run(
         nesting = count_plates(model, guide, args, kwargs) if max_plate_nesting is None else max_plate_nesting
         particle_dim = -nesting - 1
         model, guide = (particle_plate(program, num_particles, nesting) for program in (model, guide))
-    guide_trace, model_trace = map(prune_subsample_sites, _trace(model, guide, args, kwargs))
+    guide_trace, model_trace = map(prune_subsample_sites, _trace(model, guide, args, kwargs, between))
     return Traces(model_trace, guide_trace, num_particles, particle_dim, _data_frame(model_trace))
 
 
 def run_in_turn(
-    model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any], num_particles: int
+    model: Program,
+    guide: Program,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    num_particles: int,
+    between: Callable[[Trace], None] | None = None,
 ) -> list[Traces]:
     """Runs K times with one particle, all on the same data: a plate that subsamples at random does so once."""
     with _SameRows():
-        return [run(model, guide, args, kwargs) for _ in range(num_particles)]
+        return [run(model, guide, args, kwargs, between=between) for _ in range(num_particles)]
+
+
+def rescore(
+    guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any], traces: Traces, values: Mapping[str, Tensor]
+) -> Trace:
+    """Runs a guide again at given values of its latents, for their density there; nothing is drawn."""
+    if traces.particle_dim is not None:
+        guide = particle_plate(guide, traces.num_particles, -traces.particle_dim - 1)
+    replayed = traces.guide.copy()
+    for name, value in values.items():
+        replayed.nodes[name] = {**replayed.nodes[name], "value": value}
+    return prune_subsample_sites(poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs))
 
 
 def particle_plate(program: Program, num_particles: int, max_plate_nesting: int) -> Program:
@@ -172,10 +193,14 @@ def is_deterministic(site: Site) -> bool:
 
 def kind_of(site: Site) -> str:
     """The name of a site's distribution, under whatever Pyro wraps around it."""
-    fn = site["fn"]
-    while type(fn).__name__ in {"Independent", "MaskedDistribution", "ExpandedDistribution"}:
-        fn = fn.base_dist
-    return type(fn).__name__
+    return type(unwrapped(site["fn"])).__name__
+
+
+def unwrapped(distribution: Any) -> Any:
+    """The distribution under whatever Pyro wraps around it."""
+    while type(distribution).__name__ in {"Independent", "MaskedDistribution", "ExpandedDistribution"}:
+        distribution = distribution.base_dist
+    return distribution
 
 
 def parameter_of(site: Site) -> Tensor:
@@ -279,9 +304,17 @@ class _SameRows(Messenger):
             self._rows[msg["name"]] = msg["value"]
 
 
-def _trace(model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:
+def _trace(
+    model: Program,
+    guide: Program,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    between: Callable[[Trace], None] | None = None,
+) -> tuple[Trace, Trace]:
     """Traces the guide, then the model with the guide's latents and subsamples."""
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    if between is not None:
+        between(guide_trace)
     return guide_trace, poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
 
 
