@@ -1,6 +1,7 @@
 """Every test starts from the same state and must leave the process as it found it."""
 
 import random
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,16 @@ import torch
 from torch.distributions import Distribution
 
 torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other, many times as long
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Makes Ctrl-C arrive also where the suite was started in the background, which ignores it, children included."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
