@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pyro_dgm.evaluation.batching import MAX_ROWS, Estimate, check_one_row_per_datum, pieces
 from pyro_dgm.infer.checks import check_traces
-from pyro_dgm.infer.objectives import latent_terms, observation_terms
 from pyro_dgm.infer.programs import (
     Program,
     Traces,
@@ -21,6 +20,7 @@ from pyro_dgm.infer.programs import (
     run,
     sample_sites,
 )
+from pyro_dgm.infer.terms import latent_terms, observation_terms
 
 
 class ELBOParts(NamedTuple):
@@ -99,7 +99,7 @@ def _parts(traces: Traces, analytic_kl: bool) -> ELBOParts:
     sites = sample_sites(traces.guide) | sample_sites(traces.model)
     latents, observed = latent_terms(traces, analytic_kl), observation_terms(traces)
     kl, log_likelihood = (
-        {name: term.kl.mean(dim=0) for name, term in terms.items() if not is_deterministic(sites[name])}
+        {name: term.value.mean(dim=0) for name, term in terms.items() if not is_deterministic(sites[name])}
         for terms in (latents, observed)
     )
     num_elements = sum(sites[name]["value"].numel() for name in log_likelihood) // traces.num_data

@@ -1,10 +1,10 @@
 """What must hold between a model and its guide, said in plain words when it does not."""
 
-__all__ = ["check_gradients", "check_traces"]
+__all__ = ["check_gradients", "check_traces", "check_weights_are_per_datum"]
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pyro.poutine.util import site_is_factor
 
@@ -46,32 +46,53 @@ def check_traces(traces: Traces) -> None:
         _check_latent(name, site, guide[name], traces)
 
 
-def check_gradients(traces: Traces, model: Program, guide: Program) -> None:
+def check_gradients(traces: Traces, model: Program, guide: Program, scored: Collection[str] = ()) -> None:
     """Raises a ``ValueError`` when a latent gives the guide no gradient though the guide has parameters to train.
 
     A guide that is frozen as a whole is left alone: training the model alone is a thing people do. So are auxiliary
     sites, which may be plain noise (AutoStructured).
+
+    Arguments:
+        traces: a run.
+        model: its model.
+        guide: its guide.
+        scored: names of the latents whose gradient comes through their density and not through their draws.
     """
-    latents = {name: site for name, site in sample_sites(traces.guide).items() if not site["is_observed"]}
-    traces.guide.compute_log_prob(lambda name, site: name in latents and not site["fn"].has_rsample)
-    for name, site in latents.items():
-        if not site["fn"].has_rsample and site["log_prob"].requires_grad:
-            raise ValueError(
-                f"ELBO and IWAE take their gradient through reparameterised samples; got the guide site {name!r}, a "
-                f"{kind_of(site)}, which has none. Use pyro.infer.TraceGraph_ELBO (score function) or TraceEnum_ELBO "
-                "for discrete latents."
-            )
     if not _trains(traces, model, guide):
         return
+    traces.guide.compute_log_prob(lambda name, _: name in scored)
     stuck = [
         name
-        for name, site in latents.items()
-        if not site["value"].requires_grad and not site["infer"].get("is_auxiliary")
+        for name, site in sample_sites(traces.guide).items()
+        if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
+        and not (site["log_prob"] if name in scored else site["value"]).requires_grad
     ]
     if stuck:
         raise ValueError(
             f"every latent of the guide must depend on the guide's parameters; got no gradient for {stuck}. Remove the "
             "detach() or no_grad() in the guide, or freeze the whole guide with guide.requires_grad_(False)."
+        )
+
+
+def check_weights_are_per_datum(traces: Traces, name: str) -> None:
+    """Raises a ``ValueError`` when a bound that is no sum over sites meets a site of no datum or a subsampled one."""
+    sites = {**sample_sites(traces.guide), **sample_sites(traces.model)}
+    outer = [name for name, site in sites.items() if not is_local(site, traces) and not is_deterministic(site)]
+    if outer:
+        raise ValueError(
+            f"{name} weighs the latents of each datum; got sites outside the data plate: {outer}, whose weight belongs "
+            "to no datum. Use ELBO, which accepts them, or move them into the plate."
+        )
+    subsampled = {
+        frame.name
+        for site in sites.values()
+        for frame in site["cond_indep_stack"]
+        if frame != traces.data_frame and plate_scale(frame) != 1
+    }
+    if subsampled:
+        raise ValueError(
+            f"{name} takes the logarithm of a sum of weights, which a subsample inside one datum makes wrong; got "
+            f"the subsampled plates {sorted(subsampled)}. Subsample only the data plate, or use ELBO."
         )
 
 

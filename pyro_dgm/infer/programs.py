@@ -2,6 +2,7 @@
 
 __all__ = [
     "DATA_PLATE",
+    "DrawHandler",
     "Program",
     "Site",
     "Traces",
@@ -32,8 +33,8 @@ __all__ = [
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -80,6 +81,19 @@ class Traces(NamedTuple):
         return 1.0 if self.data_frame is None else plate_scale(self.data_frame)
 
 
+class DrawHandler(Protocol):
+    """What may stand between a guide and a model: an effect handler around the guide, and a hook after it."""
+
+    def __enter__(self) -> Any:
+        """Begins to handle the guide's draws."""
+
+    def __exit__(self, *error: Any) -> None:
+        """Leaves the draws alone again."""
+
+    def prepare(self, trace: Trace) -> None:
+        """Given the guide's trace, may change the values that the model is run with."""
+
+
 def run(
     model: Program,
     guide: Program,
@@ -87,7 +101,7 @@ def run(
     kwargs: Mapping[str, Any],
     num_particles: int = 1,
     max_plate_nesting: int | None = None,
-    between: Callable[[Trace], None] | None = None,
+    draws: DrawHandler | None = None,
 ) -> Traces:
     """Runs the guide, then the model with the guide's latents, with K particles side by side.
 
@@ -98,7 +112,7 @@ def run(
         kwargs: keyword arguments of both.
         num_particles: number K of particles.
         max_plate_nesting: how many plate dimensions the programs use; found by running them when None and K > 1.
-        between: given the guide's trace, may change the values that the model is run with.
+        draws: handles the guide's draws, and may change the values that the model is run with.
 
     Raises:
         ValueError: the two programs do not fit together; the message names the sites.
@@ -108,7 +122,7 @@ def run(
         nesting = count_plates(model, guide, args, kwargs) if max_plate_nesting is None else max_plate_nesting
         particle_dim = -nesting - 1
         model, guide = (particle_plate(program, num_particles, nesting) for program in (model, guide))
-    guide_trace, model_trace = map(prune_subsample_sites, _trace(model, guide, args, kwargs, between))
+    guide_trace, model_trace = map(prune_subsample_sites, _trace(model, guide, args, kwargs, draws))
     return Traces(model_trace, guide_trace, num_particles, particle_dim, _data_frame(model_trace))
 
 
@@ -118,11 +132,11 @@ def run_in_turn(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     num_particles: int,
-    between: Callable[[Trace], None] | None = None,
+    draws: DrawHandler | None = None,
 ) -> list[Traces]:
     """Runs K times with one particle, all on the same data: a plate that subsamples at random does so once."""
     with _SameRows():
-        return [run(model, guide, args, kwargs, between=between) for _ in range(num_particles)]
+        return [run(model, guide, args, kwargs, draws=draws) for _ in range(num_particles)]
 
 
 def rescore(
@@ -309,12 +323,13 @@ def _trace(
     guide: Program,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    between: Callable[[Trace], None] | None = None,
+    draws: DrawHandler | None = None,
 ) -> tuple[Trace, Trace]:
     """Traces the guide, then the model with the guide's latents and subsamples."""
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    if between is not None:
-        between(guide_trace)
+    with nullcontext() if draws is None else draws:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    if draws is not None:
+        draws.prepare(guide_trace)
     return guide_trace, poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from pyro_dgm.infer.objective import Objective
 from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
 from pyro_dgm.infer.programs import Program, Traces, fork_rng, is_data, module_of, parameter_of, run, sample_sites
 
@@ -232,6 +233,8 @@ class SVI:
         pairs = {"model": module_of(self.model), "guide": module_of(self.guide)}
         if pairs["guide"] is pairs["model"]:
             del pairs["guide"]
+        if isinstance(self.loss, Objective):
+            pairs["baseline"] = self.loss.baseline
         return {name: module for name, module in pairs.items() if module is not None}
 
     def _module_parameters(self) -> dict[str, nn.Parameter]:

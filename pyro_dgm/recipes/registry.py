@@ -34,6 +34,19 @@ RECIPES: dict[str, Recipe] = {
         objective="iwae",
         num_particles=5,
     ),
+    "iwae-dreg": VAERecipe(
+        summary="importance-weighted autoencoder by the doubly reparameterised gradient, K = 5",
+        source="Tucker, Lawson, Gu and Maddison (2019), arXiv:1810.04152",
+        objective="iwae",
+        gradient="dreg",
+        num_particles=5,
+    ),
+    "renyi": VAERecipe(
+        summary="variational autoencoder by the Renyi bound, alpha = 0.5, K = 5",
+        source="Li and Turner (2016), arXiv:1602.02311",
+        objective="renyi",
+        num_particles=5,
+    ),
 }
 """Every recipe by the name that the command line knows."""
 

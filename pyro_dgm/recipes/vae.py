@@ -4,7 +4,7 @@ __all__ = ["VAERecipe"]
 
 import math
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from pyro_dgm.distributions import (
     StandardNormal,
 )
 from pyro_dgm.guides import AmortizedGuide
-from pyro_dgm.infer import ELBO, IWAE, Objective
+from pyro_dgm.infer import ELBO, IWAE, Objective, Renyi
+from pyro_dgm.infer.estimators import ESTIMATORS
 from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP, ConvDecoder, ConvEncoder
 from pyro_dgm.recipes.recipe import System
@@ -31,7 +32,8 @@ _CHOICES = {
     "network": ("mlp", "conv"),
     "posterior": ("diagonal", "full"),
     "likelihood": ("bernoulli", "continuous-bernoulli", "normal", "discretized-logistic"),
-    "objective": ("elbo", "iwae"),
+    "objective": ("elbo", "iwae", "renyi"),
+    "gradient": ESTIMATORS,
     "activation": ("relu", "tanh"),
 }
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -51,7 +53,9 @@ class VAERecipe:
         likelihood: ``"bernoulli"`` (grey levels are then binarised anew every time they are seen), or
             ``"continuous-bernoulli"``, ``"normal"`` (learned scale), ``"discretized-logistic"`` on grey levels.
         conditional: everything is conditioned on the class label.
-        objective: ``"elbo"`` or ``"iwae"``.
+        objective: ``"elbo"``, ``"iwae"`` or ``"renyi"``.
+        gradient: estimator of its gradient, ``"auto"``, ``"stl"``, ``"dreg"`` and so on.
+        alpha: of the Renyi bound.
         num_particles: number K of latents per datum in training.
         analytic_kl: closed-form KL in the ELBO.
         latent_features: length of z.
@@ -76,6 +80,8 @@ class VAERecipe:
     likelihood: str = "bernoulli"
     conditional: bool = False
     objective: str = "elbo"
+    gradient: str = "auto"
+    alpha: float = 0.5
     num_particles: int = 1
     analytic_kl: bool = True
     latent_features: int = 50
@@ -206,9 +212,12 @@ class VAERecipe:
         return DiscretizedLogistic(net, event_dim, self.levels)
 
     def _objective(self) -> Objective:
+        options: dict[str, Any] = {"gradient": self.gradient, "max_plate_nesting": 1}
         if self.objective == "iwae":
-            return IWAE(self.num_particles, max_plate_nesting=1)
-        return ELBO(self.num_particles, analytic_kl=self.analytic_kl, max_plate_nesting=1)
+            return IWAE(self.num_particles, **options)
+        if self.objective == "renyi":
+            return Renyi(self.alpha, self.num_particles, **options)
+        return ELBO(self.num_particles, analytic_kl=self.analytic_kl, **options)
 
 
 def _num_classes(dataset: Dataset) -> int:

@@ -1,0 +1,77 @@
+"""What a score-function gradient subtracts from its learning signal."""
+
+__all__ = ["Baseline"]
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pyro_dgm.nn import LocalModule
+
+
+@final
+class Baseline(LocalModule):
+    r"""A baseline that does not know the draw: the signal's running mean and, if given, a network of the data.
+
+    The centred signal is :math:`f - c - b(x)`, with c a moving average over earlier batches, which a single number
+    holds, so that batches may have any size. The network is trained by least squares to predict what it is subtracted
+    from; its parameters are announced to SVI with the programs' own. Subtracting it leaves the gradient unbiased.
+    ``normalize`` also divides the signal by its moving standard deviation where that is above 1, which shortens the
+    guide's gradient and is a bias in its length.
+
+    References:
+        Mnih and Gregor (2014), Neural Variational Inference and Learning in Belief Networks, section 2.3 and
+        algorithm 1, arXiv:1402.0030.
+
+    Arguments:
+        net: called with the programs' positional arguments, gives one number per datum, (B,) or (B, 1); or None.
+        decay: how much of the moving averages is kept at each step, in [0, 1).
+        normalize: divide by the moving standard deviation.
+
+    Raises:
+        ValueError: the decay is out of range.
+    """
+
+    center: Tensor
+    spread: Tensor
+    is_new: Tensor
+
+    def __init__(self, net: nn.Module | None = None, decay: float = 0.9, normalize: bool = False) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1); got {decay}. 0.9 is a good start.")
+        self.net = net
+        self.decay = decay
+        self.normalize = normalize
+        self.register_buffer("center", torch.tensor(0.0))
+        self.register_buffer("spread", torch.tensor(0.0))
+        self.register_buffer("is_new", torch.tensor(True))
+
+    def forward(self, signal: Tensor, args: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Centres a signal, and takes it into the moving averages afterwards.
+
+        Arguments:
+            signal: the bound of each datum, (B,), without gradient.
+            args: the programs' positional arguments.
+
+        Returns:
+            The centred signal without gradient, (B,), and the network's squared error summed over the data, a scalar.
+        """
+        centred = signal - self.center.to(signal)
+        error = signal.new_zeros(())
+        if self.net is not None:
+            predicted = self.net(*args).reshape(signal.shape)
+            error = (centred - predicted).square().sum()
+            centred = centred - predicted.detach()
+        deviation = self.spread.sqrt().clamp(min=1.0).to(signal) if self.normalize else 1.0
+        self._remember(signal)
+        return centred / deviation, error
+
+    def _remember(self, signal: Tensor) -> None:
+        with torch.no_grad():
+            mean, variance = signal.mean().to(self.center), signal.var(correction=0).to(self.spread)
+            self.center.copy_(torch.where(self.is_new, mean, torch.lerp(mean, self.center, self.decay)))
+            self.spread.copy_(torch.where(self.is_new, variance, torch.lerp(variance, self.spread, self.decay)))
+            self.is_new.fill_(False)

@@ -1,0 +1,76 @@
+"""The terms of an ELBO, site by site: what the observations give, what the latents cost."""
+
+__all__ = ["Term", "latent_terms", "observation_terms"]
+
+from typing import NamedTuple
+
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_dgm.infer.programs import Site, Traces, global_log_prob, is_local, kind_of, local_log_prob, sample_sites
+
+
+class Term(NamedTuple):
+    """What one site adds to a bound: (K, B) for a local site, (K,) for a global one."""
+
+    value: Tensor
+    is_local: bool
+
+
+def latent_terms(traces: Traces, analytic: bool) -> dict[str, Term]:
+    """The divergence of every latent from its prior, in nats, by name; auxiliary guide sites give log q alone."""
+    model, guide = sample_sites(traces.model), sample_sites(traces.guide)
+    if analytic:
+        _check_order([name for name in model if name in guide], [name for name in guide if name in model])
+    terms = {}
+    for name, site in guide.items():
+        reduce = local_log_prob if is_local(site, traces) else global_log_prob
+        kl = _closed_form(site, model.get(name)) if analytic else None
+        if kl is not None:
+            terms[name] = Term(reduce(site, kl, traces), is_local(site, traces))
+            continue
+        log_ratio = reduce(site, _log_prob(traces.guide, name), traces)
+        if name in model:
+            log_ratio = log_ratio - reduce(model[name], _log_prob(traces.model, name), traces)
+        terms[name] = Term(log_ratio, is_local(site, traces))
+    return terms
+
+
+def observation_terms(traces: Traces) -> dict[str, Term]:
+    """The log-probability of every observed site, in nats, by name."""
+    terms = {}
+    for name, site in sample_sites(traces.model).items():
+        if site["is_observed"]:
+            reduce = local_log_prob if is_local(site, traces) else global_log_prob
+            terms[name] = Term(reduce(site, _log_prob(traces.model, name), traces), is_local(site, traces))
+    return terms
+
+
+def _log_prob(trace: Trace, name: str) -> Tensor:
+    trace.compute_log_prob(lambda other, _: other == name)
+    return trace.nodes[name]["unscaled_log_prob"]
+
+
+def _closed_form(guide_site: Site, model_site: Site | None) -> Tensor | None:
+    """KL(q || p) of the shape of the site's batch, or None: unknown, or the two sites are weighted differently.
+
+    A Delta (AutoGuides) is scored as sampled, which is exact: Pyro's formula for it forgets its log-density.
+    """
+    if model_site is None or kind_of(guide_site) == "Delta" or model_site["mask"] is not guide_site["mask"]:
+        return None
+    scales = (model_site["scale"], guide_site["scale"])
+    if scales[0] is not scales[1] and (isinstance(scales[0], Tensor) or scales[0] != scales[1]):
+        return None
+    try:
+        return kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return None
+
+
+def _check_order(model_order: list[str], guide_order: list[str]) -> None:
+    if model_order != guide_order:
+        raise ValueError(
+            "analytic_kl needs model and guide to draw their latents in the same order; got "
+            f"{model_order} in the model and {guide_order} in the guide. Use analytic_kl=False, or draw top-down."
+        )
