@@ -1,6 +1,7 @@
 """How good is it: log evidence, the ELBO's parts, reconstructions and samples, diagnostics, export."""
 
 from pyro_dgm.evaluation._arviz_compat import read_netcdf, write_netcdf
+from pyro_dgm.evaluation.audit import GradientAudit, ParameterAudit, gradient_audit
 from pyro_dgm.evaluation.batching import Estimate
 from pyro_dgm.evaluation.evidence import LogEvidence, log_evidence
 from pyro_dgm.evaluation.export import to_arviz
@@ -12,10 +13,13 @@ __all__ = [
     "PSIS",
     "ELBOParts",
     "Estimate",
+    "GradientAudit",
     "LogEvidence",
+    "ParameterAudit",
     "decode",
     "elbo_parts",
     "encode",
+    "gradient_audit",
     "interpolate",
     "log_evidence",
     "pareto_k",
