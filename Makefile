@@ -21,7 +21,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## the reference VAE of benchmarks/README.md
+bench: $(READY)  ## the tables of benchmarks/README.md
+	$(BIN)/python -m benchmarks.gradients
 	$(BIN)/python -m benchmarks.reference_vae
 
 clean:

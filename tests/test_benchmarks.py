@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import reference_vae
+from benchmarks import gradients, reference_vae
 
 
 @pytest.mark.slow
@@ -22,3 +22,12 @@ def test_the_reference_vae_writes_a_row_per_seed_and_number_of_epochs_and_does_n
     assert rows[0]["log_evidence"]["5"]["standard_error"] > 0
     assert "| 2 | 0 |" in (tmp_path / "reference_vae.md").read_text()
     assert "Reference VAE" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_gradient_table_has_a_row_for_every_bound_and_estimator(tmp_path, capsys):
+    gradients.main(["--num-steps", "2", "--num-reference-steps", "2", "--results", str(tmp_path)])
+    table = (tmp_path / "gradients.md").read_text()
+    assert table.count("| `loo` |") == 2 * len(gradients.BOUNDS)
+    assert table.count("| `dreg` |") == len(gradients.BOUNDS)
+    assert "| ELBO | `score` |" in capsys.readouterr().out

@@ -21,6 +21,7 @@ RUNS = {
             "posterior.nc",
         ],
     ),
+    "02_objectives.py": ({"EPOCHS": "1", "STEPS": "3"}, ["bounds.png"]),
 }
 
 
