@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     lines = _heading(arguments)
     for title, make, estimators in (("discrete", BeliefNet, SCORE), ("continuous", Chain, (*PATH, *SCORE))):
-        lines += ["", f"## {title.capitalize()} latents", "", _row("bound", "estimator", "largest |z|", *_COLUMNS)]
+        lines += ["", f"## {title.capitalize()} latents", "", _row("bound", "estimator", "largest z", *_COLUMNS)]
         lines.append("|" + "---|" * (3 + len(_COLUMNS)))
         for bound, objective in BOUNDS.items():
             lines += _cells(bound, objective, make, estimators, arguments)
@@ -143,7 +143,7 @@ def _heading(arguments: argparse.Namespace) -> list[str]:
         "# Gradient estimators",
         "",
         f"`python -m benchmarks.gradients`: each bound with K = 4 and each estimator, {steps} gradients on one batch "
-        "of 10 data, seed 0. The largest |z| is the largest bias of any element of any parameter, in standard errors, "
+        "of 10 data, seed 0. The largest z is the largest bias of any element of any parameter, in standard errors, "
         f"against {reference} gradients of the unbiased `auto`; there are some 80 elements, so an unbiased estimator "
         "stays below about 4. Variances are summed over the elements. The models are tiny, and the milliseconds a "
         "rough guide.",
