@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_dgm.infer import Objective
-from pyro_dgm.infer.programs import Program, module_of, parameter_of
+from pyro_dgm.infer.programs import Program, module_of, parameters_met
 
 
 class ParameterAudit(NamedTuple):
@@ -161,12 +160,11 @@ def _gradients(
     objective: PyroELBO, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """One step's gradient by parameter: of the programs' modules, and of the store."""
-    with poutine.trace(param_only=True) as capture:
+    with parameters_met() as met:
         objective.loss_and_grads(model, guide, *args, **kwargs)
     parameters = _named_parameters(model, guide)
     known = {id(parameter) for parameter in parameters.values()}
-    of_the_store = {name: parameter_of(site) for name, site in capture.trace.nodes.items() if site["type"] == "param"}
-    parameters |= {name: p for name, p in of_the_store.items() if id(p) not in known}
+    parameters |= {name: parameter for name, parameter in met.items() if id(parameter) not in known}
     found = {}
     for name, parameter in parameters.items():
         if parameter.requires_grad:

@@ -20,6 +20,7 @@ __all__ = [
     "local_log_prob",
     "module_of",
     "parameter_of",
+    "parameters_met",
     "particle_plate",
     "plate_scale",
     "plates_of",
@@ -220,6 +221,15 @@ def unwrapped(distribution: Any) -> Any:
 def parameter_of(site: Site) -> Tensor:
     """The leaf that an optimiser trains, of a param site."""
     return getattr(site["value"], "unconstrained", lambda: site["value"])()
+
+
+@contextmanager
+def parameters_met() -> Iterator[dict[str, Tensor]]:
+    """Collects by name the leaves of all parameters that programs run inside announce; filled when it is left."""
+    met: dict[str, Tensor] = {}
+    with poutine.trace(param_only=True) as capture:
+        yield met
+    met.update({name: parameter_of(site) for name, site in capture.trace.nodes.items() if site["type"] == "param"})
 
 
 def plate_scale(frame: CondIndepStackFrame) -> float:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from pyro_dgm.infer.objective import Objective
 from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
-from pyro_dgm.infer.programs import Program, Traces, fork_rng, is_data, module_of, parameter_of, run, sample_sites
+from pyro_dgm.infer.programs import Program, Traces, fork_rng, is_data, module_of, parameters_met, run, sample_sites
 
 
 class NonFiniteError(ArithmeticError):
@@ -173,19 +173,19 @@ class SVI:
         self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
 
     def _loss(self, loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        with poutine.trace(param_only=True) as capture:
+        with parameters_met() as met:
             value = loss(self.model, self.guide, *args, **kwargs)
-        self._adopt(capture.trace)
+        self._adopt(met)
         return float(sum(map(torch_item, value)) if isinstance(value, tuple) else torch_item(value))
 
-    def _adopt(self, trace: poutine.Trace) -> None:
+    def _adopt(self, met: Mapping[str, Tensor]) -> None:
         """Takes in the parameters of the store that a run has met for the first time."""
         known = {id(parameter) for parameter in self._parameters.values()}
         new = {}
-        for name, site in trace.nodes.items():
-            if site["type"] == "param" and id(parameter_of(site)) not in known:
-                new[name] = parameter_of(site)
-                known.add(id(new[name]))  # two names may share a parameter
+        for name, parameter in met.items():
+            if id(parameter) not in known:
+                new[name] = parameter
+                known.add(id(parameter))  # two names may share a parameter
         self._parameters.update(new)
         self._store_names += list(new)
         if self._optimizer is None:
