@@ -11,6 +11,7 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from pyro_dgm.infer.baselines import Baseline
 from pyro_dgm.infer.gradients import Bound, coefficients, double_coefficients, leave_one_out
@@ -23,6 +24,7 @@ from pyro_dgm.infer.programs import (
     is_local,
     kind_of,
     local_log_prob,
+    module_of,
     rescore,
     sample_sites,
 )
@@ -114,8 +116,7 @@ class Estimation(Messenger):
         for traces, gates in zip(runs, self._gates, strict=True):
             latents = _latents(traces.guide)
             if gates and len(latents) > 1:
-                values = {name: site["value"] for name, site in latents.items()}
-                again = rescore(self._guide, self._args, self._kwargs, traces, values)
+                again = self._run_again(traces, {name: site["value"] for name, site in latents.items()})
                 for name in latents:
                     traces.guide.nodes[name]["fn"] = again.nodes[name]["fn"]
 
@@ -171,12 +172,24 @@ class Estimation(Messenger):
         latents = _latents(traces.guide)
         values = {name: site["value"].detach() for name, site in latents.items()}
         if len(latents) > 1:
-            return rescore(self._guide, self._args, self._kwargs, traces, values)
+            return self._run_again(traces, values)
         fixed = Trace()
         for name, site in latents.items():  # a single latent's parameters depend on no draw: no second run is needed
             fresh = {key: value for key, value in site.items() if "log_prob" not in key}
             fixed.add_node(name, **{**fresh, "value": values[name]})
         return fixed
+
+    def _run_again(self, traces: Traces, values: Mapping[str, Tensor]) -> Trace:
+        """Scores the guide at given draws; dropout would make it another guide than the one that drew them."""
+        module = module_of(self._guide)
+        parts = [] if module is None else module.modules()
+        if any(isinstance(part, _DropoutNd) and part.training and part.p > 0 for part in parts):
+            raise ValueError(
+                "gradient='stl' and 'dreg' score a guide of several latents a second time, so it must not be random "
+                "given its draws; got dropout in training mode. Take the dropout out of the guide, or use "
+                "gradient='reparam'."
+            )
+        return rescore(self._guide, self._args, self._kwargs, traces, values)
 
     def _open_gates(self, runs: Sequence[Traces], bound: Bound, log_weights: Tensor, first: Tensor) -> None:
         if not any(self._gates):

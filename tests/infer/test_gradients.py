@@ -374,3 +374,14 @@ def test_a_global_latent_has_no_score():
 
     with refuses(ValueError, "data plate", "'p'"):
         ELBO().loss_and_grads(model, guide, X)
+
+
+@pytest.mark.parametrize("estimator", ["stl", "dreg"])
+def test_a_guide_of_several_latents_with_dropout_is_not_scored_twice(estimator):
+    program = Chain()
+    program.dropout = torch.nn.Dropout(0.5)
+    with refuses(ValueError, "dropout in training mode", "'reparam'"):
+        ELBO(gradient=estimator).loss_and_grads(program.model, program.guide, X)
+    program.eval()
+    ELBO(gradient=estimator).loss_and_grads(program.model, program.guide, X)
+    assert program.encoder.grad.isfinite().all()
