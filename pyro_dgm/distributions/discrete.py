@@ -1,6 +1,6 @@
 """Distributions over classes and pixels whose logits a network gives."""
 
-__all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli"]
+__all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli", "OneHotCategorical", "check_classes", "check_one_hot"]
 
 from typing import final
 
@@ -100,4 +100,57 @@ class Categorical(ConditionalDistribution):
         raise ValueError(
             "a Categorical likelihood takes class numbers 0, 1, 2, ...; "
             f"got values from {float(x.min()):g} to {float(x.max()):g}. Pass classes as whole numbers, not one-hot."
+        )
+
+
+@final
+class OneHotCategorical(ConditionalDistribution):
+    """Independent one-hot variables, as relaxed gradients and decoders take discrete latents.
+
+    Arguments:
+        net: maps the context to logits (*batch, variables * classes), those of one variable side by side.
+        classes: number of classes of each variable, at least 2.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.nn import MLP
+        >>> OneHotCategorical(MLP(784, 20 * 10), classes=10)(torch.zeros(5, 784)).event_shape
+        torch.Size([20, 10])
+    """
+
+    def __init__(self, net: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.net = check_net(net, "OneHotCategorical")
+        self.classes = check_classes(classes)
+
+    def forward(self, *context: Tensor) -> Distribution:
+        """Returns the distribution of batch shape (*batch,) and event shape (variables, classes)."""
+        logits = self.net(*context)
+        if not logits.dim() or not logits.shape[-1] or logits.shape[-1] % self.classes:
+            raise ValueError(
+                f"a OneHotCategorical of {self.classes} classes reads a multiple of as many logits; got a network's "
+                f"output of shape {tuple(logits.shape)}. Give the network variables * classes outputs."
+            )
+        return dist.OneHotCategorical(logits=logits.unflatten(-1, (-1, self.classes))).to_event(1)
+
+    def check_data(self, x: Tensor) -> None:
+        """Raises a ``ValueError`` unless every variable is one-hot."""
+        super().check_data(x)
+        check_one_hot(x)
+
+
+def check_classes(classes: int) -> int:
+    """Returns the number of classes if there are at least two."""
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise ValueError(f"classes must be an integer of at least 2; got {classes!r}. Two make a bit.")
+    return classes
+
+
+def check_one_hot(x: Tensor) -> None:
+    """Raises a ``ValueError`` unless x is one-hot in its last dimension."""
+    if not (bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all())):
+        raise ValueError(
+            "one-hot variables are 0 but for a single 1 in the last dimension; got values from "
+            f"{float(x.min()):g} to {float(x.max()):g} whose sums run from {float(x.sum(-1).min()):g} to "
+            f"{float(x.sum(-1).max()):g}. Encode classes with torch.nn.functional.one_hot(x, classes)."
         )

@@ -17,7 +17,9 @@ from pyro_dgm.distributions import (
     FullNormal,
     LearnableNormal,
     Normal,
+    OneHotCategorical,
     StandardNormal,
+    UniformOneHot,
 )
 from pyro_dgm.distributions.conditional import check_finite
 from pyro_dgm.nn import MLP, Batched, ConvDecoder
@@ -58,6 +60,9 @@ CONDITIONALS = [
     pytest.param(lambda: ContinuousBernoulli(mlp(3)), [(4,)], (3,), id="continuous-bernoulli"),
     pytest.param(lambda: Categorical(mlp(5)), [(4,)], (), id="categorical"),
     pytest.param(lambda: Categorical(classes((3, 5)), event_dim=1), [(4,)], (3,), id="categorical-vector"),
+    pytest.param(lambda: OneHotCategorical(mlp(15), 5), [(4,)], (3, 5), id="one-hot"),
+    pytest.param(lambda: OneHotCategorical(mlp(2), 2), [(3,), (1,)], (1, 2), id="one-hot-two-contexts"),
+    pytest.param(lambda: UniformOneHot(3, 5), [], (3, 5), id="uniform-one-hot"),
     pytest.param(lambda: DiscretizedLogistic(mlp(6), event_dim=1), [(4,)], (3,), id="discretized-logistic"),
     pytest.param(
         lambda: DiscretizedLogistic(ConvDecoder(4, (6, 5, 6), (4,), 8)), [(4,)], (3, 5, 6), id="discretized-image"
@@ -92,6 +97,12 @@ def grid(low: float, high: float, num: int = 20001) -> tuple[torch.Tensor, float
         pytest.param(ContinuousBernoulli(mlp(1)), *grid(0, 1), id="continuous-bernoulli"),
         pytest.param(Bernoulli(mlp(3)), torch.cartesian_prod(*[torch.arange(2.0)] * 3), 1.0, id="bernoulli"),
         pytest.param(Categorical(mlp(5)), torch.arange(5), 1.0, id="categorical"),
+        pytest.param(
+            OneHotCategorical(mlp(6), 3),
+            torch.eye(3)[torch.cartesian_prod(*[torch.arange(3)] * 2)],
+            1.0,
+            id="one-hot",
+        ),
         pytest.param(DiscretizedLogistic(mlp(2), 1), torch.arange(256.0) / 255, 1.0, id="discretized-logistic"),
         pytest.param(DiscretizedLogisticMixture(mlp(9), 3, 1), torch.arange(256.0) / 255, 1.0, id="mixture"),
     ],
@@ -104,6 +115,21 @@ def test_a_prior_does_not_look_at_the_context():
     for prior in (StandardNormal(2), LearnableNormal(2)):
         assert prior(torch.randn(5, 3)).batch_shape == ()
         assert torch.equal(prior(torch.randn(5, 3)).mean, torch.zeros(2))
+
+
+def test_one_hot_variables_have_their_logits_side_by_side():
+    logits = torch.randn(7, 6)
+    d = OneHotCategorical(nn.Identity(), 3)(logits)
+    torch.testing.assert_close(d.mean, logits.reshape(7, 2, 3).softmax(-1))
+
+
+def test_a_uniform_prior_has_one_probability_for_every_value():
+    prior = UniformOneHot(4, 5)
+    assert not list(prior.parameters())
+    assert not prior.state_dict()
+    torch.testing.assert_close(prior(torch.zeros(2, 3)).mean, torch.full((4, 5), 0.2))
+    kl = dist.kl.kl_divergence(OneHotCategorical(nn.Identity(), 5)(torch.zeros(2, 20)), prior().expand((2,)))
+    torch.testing.assert_close(kl, torch.zeros(2), atol=1e-6, rtol=0.0)
 
 
 def test_the_three_scales_of_a_normal():
@@ -149,6 +175,24 @@ def test_a_prior_has_a_positive_number_of_features(features):
     for prior in (StandardNormal, LearnableNormal):
         with refuses(ValueError, "features", repr(features)):
             prior(features)
+
+
+@pytest.mark.parametrize("number", [0, 2.0, True])
+def test_one_hot_variables_and_classes_are_counted(number):
+    for build in (lambda: UniformOneHot(3, number), lambda: OneHotCategorical(nn.Identity(), number)):
+        with refuses(ValueError, "classes", "at least 2", repr(number)):
+            build()
+    with refuses(ValueError, "variables", repr(number)):
+        UniformOneHot(number, 3)
+    with refuses(ValueError, "OneHotCategorical of 3 classes", "(4, 7)", "variables * classes"):
+        OneHotCategorical(nn.Identity(), 3)(torch.randn(4, 7))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 1, 3), torch.ones(2, 1, 3), torch.full((2, 1, 2), 0.5)])
+def test_one_hot_variables_take_a_single_one(x):
+    for conditional in (OneHotCategorical(nn.Identity(), 3), UniformOneHot(1, 3)):
+        with refuses(ValueError, "a single 1", "one_hot(x, classes)"):
+            conditional.check_data(x)
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "fixed"])
