@@ -4,22 +4,37 @@ __all__ = ["SVI", "NonFiniteError"]
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO as PyroELBO
+from pyro.infer import TraceEnum_ELBO
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from pyro_dgm.infer.objective import Objective
+from pyro_dgm.infer.annealing import annealings_of
+from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
-from pyro_dgm.infer.programs import Program, Traces, fork_rng, is_data, module_of, parameters_met, run, sample_sites
+from pyro_dgm.infer.programs import (
+    Program,
+    Traces,
+    evaluation_mode,
+    fork_rng,
+    is_data,
+    module_of,
+    parameters_met,
+    run,
+    sample_sites,
+)
+from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.term import Term
 
 
 class NonFiniteError(ArithmeticError):
@@ -30,9 +45,10 @@ class NonFiniteError(ArithmeticError):
 class SVI:
     """Stochastic variational inference with one torch optimiser over all parameters.
 
-    Used like ``pyro.infer.SVI``, with four differences: the optimiser is one for all parameters, so that fused steps
+    Used like ``pyro.infer.SVI``, with five differences: the optimiser is one for all parameters, so that fused steps
     and the clipping of the global norm are possible; a NaN or infinite loss or gradient raises before the step
-    instead of ruining the parameters; there is a ``state_dict``; and programs without any parameter are refused.
+    instead of ruining the parameters; there is a ``state_dict``; programs without any parameter are refused; and the
+    schedules of a ``KLAnnealing`` around the programs, and of the objective, advance with each step taken.
 
     Arguments:
         model: a Pyro program: function, bound method or module.
@@ -42,10 +58,13 @@ class SVI:
         loss: an objective of this library or any ELBO of Pyro's.
         clip_norm: scales the gradient down to this norm, over all parameters together, when it is larger.
         nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
+        report_every: with annealed programs, ``report`` has the unweighted ELBO of the first step and of every so
+            many; each costs about a forward pass.
 
     Raises:
         TypeError: the optimiser or the loss is of no known kind.
-        ValueError: the learning rate is negative or not finite; at the first step, when there is nothing to train.
+        ValueError: the learning rate is negative or not finite; only one of the programs is annealed; at the first
+            step, when there is nothing to train, or a site to be annealed is in neither program.
         NonFiniteError: at a step, as ``nonfinite`` says; the parameters are as they were.
 
     Example:
@@ -74,6 +93,7 @@ class SVI:
         *,
         clip_norm: float | None = None,
         nonfinite: str = "raise",
+        report_every: int = 100,
     ) -> None:
         if not isinstance(loss, PyroELBO):
             raise TypeError(
@@ -84,9 +104,14 @@ class SVI:
             raise ValueError(f"clip_norm must be a positive number; got {clip_norm}. Use None for no clipping.")
         if nonfinite not in {"raise", "skip"}:
             raise ValueError(f"nonfinite must be 'raise' or 'skip'; got {nonfinite!r}. 'raise' is the safe one.")
+        if type(report_every) is not int or report_every < 1:
+            raise ValueError(f"report_every must be a whole number from 1; got {report_every!r}. 100 is the default.")
         self.model, self.guide, self.loss = model, guide, loss
-        self.clip_norm, self.nonfinite = clip_norm, nonfinite
+        self.clip_norm, self.nonfinite, self.report_every = clip_norm, nonfinite, report_every
         self.num_steps = self.num_skipped = 0
+        self._annealings = annealings_of(model, guide)
+        self._weights: list[float] = []  # of the annealings, in the last step
+        self._batch: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None  # of the last step, if annealed
         self._optim = optim
         self._parameters: dict[str, Tensor] = dict(self._module_parameters())
         self._store_names: list[str] = []
@@ -104,7 +129,11 @@ class SVI:
         return self._optimizer
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """Takes one gradient step and returns the loss: minus the bound, summed over the data, in nats."""
+        """Takes one gradient step and returns the loss: minus the bound, summed over the data, in nats.
+
+        With annealed programs it is the annealed loss; ``report`` has the unweighted ELBO.
+        """
+        self._batch = None
         generator_state = torch.get_rng_state()
         self._zero_grad()
         try:
@@ -114,6 +143,7 @@ class SVI:
                 raise
             self._refuse(math.nan, generator_state, args, kwargs)
             return math.nan
+        self._check_annealed_sites()
         groups = [] if self._optimizer is None else self._optimizer.param_groups
         trained = [p for group in groups for p in group["params"] if p.grad is not None]
         if not trained:
@@ -129,12 +159,39 @@ class SVI:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         self.optimizer.step()
         self.num_steps += 1
+        self._advance(args, kwargs)
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Returns the loss of a batch without a step."""
-        with torch.no_grad():
+        """Returns the loss of a batch without a step, and without annealing, to compare between any two steps."""
+        with torch.no_grad(), self._unannealed():
             return self._loss(self.loss.loss, args, kwargs)
+
+    def report(self, *, full: bool = False) -> dict[str, float]:
+        """What there is to say about the last step beside its loss; nothing where no program is annealed.
+
+        ``kl_weight``, or ``kl_weight_0`` and so on for several schedules, are the weights in that step. ``elbo`` is
+        the unweighted ELBO of its batch after the step, in nats per datum, higher being better: an unbiased estimate
+        by one particle (``TraceEnum_ELBO`` makes its own), with all modules in evaluation mode. It takes no random
+        numbers from training. It is left out where it is not finite, and everything is after a skipped step.
+
+        Arguments:
+            full: have ``elbo`` in any case, and not only every ``report_every`` steps.
+        """
+        if self._batch is None:
+            return {}
+        several = len(self._weights) > 1
+        report = {f"kl_weight_{i}" if several else "kl_weight": weight for i, weight in enumerate(self._weights)}
+        if full or self.num_steps == 1 or self.num_steps % self.report_every == 0:
+            elbo = self._unweighted_elbo(*self._batch)
+            report.update({"elbo": elbo} if math.isfinite(elbo) else {})
+        return report
+
+    def schedules(self) -> Sequence[Schedule]:
+        """What advances with each step taken: the schedules of annealings and objective, each once."""
+        of_loss = self.loss.schedules() if isinstance(self.loss, Term) else ()
+        found = [*(annealing.schedule for annealing in self._annealings), *of_loss]
+        return list({id(schedule): schedule for schedule in found}.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a step depends on but the data and torch's generator: tensors and plain values.
@@ -147,6 +204,7 @@ class SVI:
             "store": {name: self._parameters[name].detach() for name in self._store_names},
             "optimizer_type": type(self.optimizer).__name__,
             "optimizer": self.optimizer.state_dict(),
+            "schedules": [schedule.state_dict() for schedule in self.schedules()],
             "num_steps": self.num_steps,
             "num_skipped": self.num_skipped,
         }
@@ -164,19 +222,68 @@ class SVI:
             _check_same_tensors(name, tensors, state["modules"][name])
         _check_same_tensors("store", own["store"], state["store"])
         _check_same_optimizer(own, state)
+        if len(own["schedules"]) != len(state["schedules"]):
+            raise ValueError(
+                "the state of the schedules must come from as many; "
+                f"got {len(state['schedules'])} for {len(own['schedules'])}. Anneal as it was done when it was saved."
+            )
         for name, module in self._modules().items():
             module.load_state_dict(state["modules"][name])
         with torch.no_grad():
             for name, tensor in own["store"].items():
                 tensor.copy_(state["store"][name])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would go on to write into it
+        for schedule, position in zip(self.schedules(), state["schedules"], strict=True):
+            schedule.load_state_dict(position)
         self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
+        self._batch = None
 
     def _loss(self, loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         with parameters_met() as met:
             value = loss(self.model, self.guide, *args, **kwargs)
         self._adopt(met)
         return float(sum(map(torch_item, value)) if isinstance(value, tuple) else torch_item(value))
+
+    def _advance(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Moves the schedules on, and keeps what a report on the step needs."""
+        if self._annealings:
+            self._weights = [one.value for one in {id(one.schedule): one for one in self._annealings}.values()]
+            self._batch = args, kwargs
+        for schedule in self.schedules():
+            schedule.step()
+
+    @contextmanager
+    def _unannealed(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for annealing in self._annealings:
+                stack.enter_context(annealing.suspended())
+            yield
+
+    def _unweighted_elbo(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        """The ELBO per datum; without validation, so that programs that have diverged give NaN."""
+        programs = self.model, self.guide
+        with (
+            self._unannealed(),
+            fork_rng(),
+            evaluation_mode(*programs),
+            pyro.validation_enabled(False),
+            poutine.block(),
+        ):
+            traces = run(*programs, args, kwargs)
+            num_data = traces.num_data * traces.scale
+            if isinstance(self.loss, TraceEnum_ELBO):  # whose latents need not all be in the guide
+                return -float(torch_item(self.loss.loss(*programs, *args, **kwargs))) / num_data
+            weights = weigh(traces)
+            outer = (weights.global_log_p - weights.global_log_q).sum()
+            return float(weights.local.sum() * weights.scale + outer) / num_data
+
+    def _check_annealed_sites(self) -> None:
+        unmet = [name for annealing in self._annealings for name in annealing.unmet]
+        if unmet and self.num_steps == 0:
+            raise ValueError(
+                f"every site to be annealed must be in the programs; got {unmet}, which neither of them samples. "
+                "Correct the names, or leave out sites= to anneal all latents."
+            )
 
     def _adopt(self, met: Mapping[str, Tensor]) -> None:
         """Takes in the parameters of the store that a run has met for the first time."""
@@ -233,8 +340,8 @@ class SVI:
         pairs = {"model": module_of(self.model), "guide": module_of(self.guide)}
         if pairs["guide"] is pairs["model"]:
             del pairs["guide"]
-        if isinstance(self.loss, Objective):
-            pairs["baseline"] = self.loss.baseline
+        if isinstance(self.loss, Term):
+            pairs.update(self.loss.parts())
         return {name: module for name, module in pairs.items() if module is not None}
 
     def _module_parameters(self) -> dict[str, nn.Parameter]:

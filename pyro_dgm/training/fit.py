@@ -77,7 +77,9 @@ def fit(
     Arguments:
         trainer: Has `step`, `state_dict` and `load_state_dict`. A float that `step` returns is a loss summed over
             the batch, as in `pyro.infer.SVI`; it is reported per row, in nats per datum, under the name loss. A
-            mapping of names to floats is reported as it is, averaged over the steps.
+            mapping of names to floats is reported as it is, averaged over the steps. If it has `report`, what that
+            returns is reported too (`Reporting`); if it has `schedules`, training must be long enough for them
+            (`Scheduled`), and where its length is not known before, a schedule cut short is warned of at the end.
         data: Batches: tensors (``step(batch)``), tuples or lists (``step(*batch)``), or mappings
             (``step(**batch)``). To be resumed from the middle of an epoch, data either is `Stateful` or gives the
             same batches from the same random state (lists and DataLoaders do). Nothing is moved to a device.
@@ -109,7 +111,8 @@ def fit(
         The history, the best row, and how far the run came.
 
     Raises:
-        TypeError, ValueError: An argument is wrong; raised before the first step wherever it can be known there.
+        TypeError, ValueError: An argument is wrong, or training shorter than a schedule of the trainer; raised
+            before the first step wherever it can be known there.
         FloatingPointError: A metric is NaN or infinite; the last checkpoint is of an earlier step.
         CheckpointError: A checkpoint cannot be written, read, or used with this trainer.
 

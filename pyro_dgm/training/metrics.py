@@ -62,7 +62,7 @@ class EpochMean:
 
     A float that a step returns is a sum over its batch, so its mean is per row: the sum of the losses over the sum
     of the rows, in nats per datum for a log-density; an epoch's mean does not depend on how it was cut into batches.
-    A mapping is averaged over the steps that named it, each with weight one.
+    A mapping is averaged over the steps that named it, each with weight one, and so is what a trainer reports beside.
 
     Arguments:
         nonfinite: What a step with a metric that is not finite does: "raise", or "skip", which leaves it out of the
@@ -76,24 +76,30 @@ class EpochMean:
         self._sums: dict[str, tuple[float, int]] = {}
         self._skipped = 0
 
-    def add(self, result: Any, batch: Any, step: int) -> Row:
-        """Take in what a step returned, and return it as metrics of this step.
+    def add(self, result: Any, batch: Any, step: int, report: Mapping[str, float] | None = None) -> Row:
+        """Take in what a step returned and what is reported beside, and return both as metrics of this step.
 
         Raises:
             FloatingPointError: A metric is NaN or infinite, and no step is skipped.
         """
         metrics = as_metrics(result, "step")
-        if self.nonfinite == "skip" and not all(map(math.isfinite, metrics.values())):
+        extra = as_metrics(report or {}, "report")
+        _check_names(metrics, extra)
+        if self.nonfinite == "skip" and not all(map(math.isfinite, [*metrics.values(), *extra.values()])):
             self._skipped += 1
-            return metrics
-        check_finite(metrics, "step", step)
+            return metrics | extra
+        check_finite(metrics | extra, "step", step)
         weight = 1 if isinstance(result, Mapping) else count_rows(batch)
         if weight == 0:
             raise ValueError(f"a batch must have rows; the batch of step {step} has none. Leave empty batches out.")
+        self._add(metrics, weight)
+        self._add(extra, 1)
+        return {name: value / weight for name, value in metrics.items()} | extra
+
+    def _add(self, metrics: Row, weight: int) -> None:
         for name, value in metrics.items():
             total, weights = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, weights + weight)
-        return {name: value / weight for name, value in metrics.items()}
 
     def means(self) -> Row:
         """Return the means so far, and how many steps were skipped, if any were."""
@@ -119,6 +125,13 @@ class EpochMean:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from these sums."""
         self._sums, self._skipped = dict(state["sums"]), state["skipped"]
+
+
+def _check_names(metrics: Row, extra: Row) -> None:
+    if both := [name for name in extra if name in metrics]:
+        raise ValueError(
+            f"a trainer's report must not repeat the names that its step returns; got {both} from both. Rename them."
+        )
 
 
 def _tensors(batch: Any) -> Iterable[Tensor]:

@@ -1,7 +1,19 @@
 """What `fit` asks of the things it is given: a few methods each, and no base class."""
 
-__all__ = ["Callback", "Info", "OnEpoch", "OnStep", "Stateful", "StopTraining", "Trainer"]
+__all__ = [
+    "Callback",
+    "Info",
+    "OnEpoch",
+    "OnStep",
+    "Position",
+    "Reporting",
+    "Scheduled",
+    "Stateful",
+    "StopTraining",
+    "Trainer",
+]
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
@@ -31,6 +43,41 @@ class Trainer(Stateful, Protocol):
             A float, the loss summed over the batch (as `pyro.infer.SVI.step` does), or a mapping of names to
             floats, which are reported as they are.
         """
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A trainer with more to say about a step than what `step` returns."""
+
+    def report(self, *, full: bool = False) -> Mapping[str, float]:
+        """Return metrics of the last step, by names that `step` does not use.
+
+        They are averaged over the steps that had them, each with weight one. It is called once after each step, must
+        not change how training goes on, and may leave out what is costly.
+
+        Arguments:
+            full: Leave nothing out: the step is the last of its epoch, where that is known.
+        """
+
+
+class Position(Protocol):
+    """Where a schedule is, in steps."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken so far."""
+
+    @property
+    def num_steps_needed(self) -> int:
+        """The step at which it reaches its end value for good."""
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A trainer with schedules of its own, such as a KL weight's; they are to end before training does."""
+
+    def schedules(self) -> Sequence[Position]:
+        """Return them; `step` advances them, and the trainer's state holds them."""
 
 
 class Info(NamedTuple):

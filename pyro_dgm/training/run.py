@@ -3,7 +3,8 @@
 __all__ = ["Limit", "Run", "Validation"]
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -15,7 +16,18 @@ from pyro_dgm.training.logs import Log
 from pyro_dgm.training.metrics import RESERVED, EpochMean, as_metrics, check_finite
 from pyro_dgm.training.monitor import Monitor
 from pyro_dgm.training.progress import Progress
-from pyro_dgm.training.protocols import Callback, Info, OnEpoch, OnStep, Stateful, StopTraining, Trainer
+from pyro_dgm.training.protocols import (
+    Callback,
+    Info,
+    OnEpoch,
+    OnStep,
+    Position,
+    Reporting,
+    Scheduled,
+    Stateful,
+    StopTraining,
+    Trainer,
+)
 from pyro_dgm.training.rng import capture_rng, restore_rng
 from pyro_dgm.training.schedule import Schedule
 from pyro_dgm.training.store import Store
@@ -82,6 +94,7 @@ class Run:
 
     def start(self) -> None:
         """Begin a new run: its first checkpoint shows at once whether the state can be saved."""
+        self._check_schedules()
         if self.store is not None:
             self.store.open_new()
             self.store.save_last(self.state_dict())
@@ -95,6 +108,7 @@ class Run:
         if self.finished and self.cursor.used and "closing" in state:
             self.history = state["closing"]["history"]
             self.monitor.load_state_dict(state["closing"]["monitor"])
+        self._check_schedules()
         if self.monitor.row is not None and self.monitor.trainer_state is not None:
             self.store.save_best(self.monitor.trainer_state, self.monitor.row)  # the file may be of a later step
         self._start_shows()
@@ -112,12 +126,15 @@ class Run:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the step at hand was finished and the run saved.
         """
+        trains = not self.finished
         with self.interrupt:
             while not self.finished:
                 self._run_epoch()
                 if self.interrupt.pending:
                     raise KeyboardInterrupt
         self.progress.update(self.step, self.epoch, self._shown, now=True)
+        if trains:
+            self._warn_of_schedules()
 
     def close(self) -> None:
         """Let go of bars and files."""
@@ -177,12 +194,18 @@ class Run:
     def _take_step(self, batch: Any) -> None:
         result = step_on(self.trainer, batch)
         self.step += 1
-        metrics = self.mean.add(result, batch, self.step)
+        metrics = self.mean.add(result, batch, self.step, self._report())
         self.schedule.after_step()
         self._tell(self._step_listeners, metrics)
         self.progress.update(self.step, self.epoch + 1, self._shown)
         if self.store is not None and self.store.due_after_step(self.step) and not self.cursor.at_known_end:
             self.store.save_last(self.state_dict())
+
+    def _report(self) -> Mapping[str, float]:
+        """What the trainer says about its step beside what `step` returned."""
+        if self._reporting is None:
+            return {}
+        return self._reporting.report(full=self.cursor.at_known_end)
 
     def _end_epoch(self) -> None:
         row = self._close_row(validate=self.validation is not None and (self.epoch + 1) % self.validation.every == 0)
@@ -224,6 +247,37 @@ class Run:
         if self.monitor.update(row, self.trainer.state_dict) and self.store is not None:
             self.store.save_best(self.trainer.state_dict(), row)
         return row
+
+    @cached_property
+    def _reporting(self) -> Reporting | None:
+        return self.trainer if isinstance(self.trainer, Reporting) else None
+
+    def _unfinished(self, steps_left: int) -> list[Position]:
+        """The trainer's schedules that so many further steps do not bring to their end."""
+        schedules = self.trainer.schedules() if isinstance(self.trainer, Scheduled) else ()
+        return [one for one in schedules if one.num_steps_needed - one.num_steps > steps_left]
+
+    def _check_schedules(self) -> None:
+        """Refuse to train for less than the trainer's schedules need, where the length of training is known."""
+        total = self.limit.total_steps(self.cursor.length)
+        if total is None or self.finished:
+            return
+        for one in self._unfinished(total - self.step):
+            raise ValueError(
+                f"training must go on until every schedule has reached its end; got {total} steps in all, {self.step} "
+                f"of them taken, and {one!r}, which needs {one.num_steps_needed} and has taken {one.num_steps}. Train "
+                "for longer, or let the schedule end earlier."
+            )
+
+    def _warn_of_schedules(self) -> None:
+        """Say that training is over and a schedule is not, which could not be known before."""
+        if unfinished := self._unfinished(0):
+            short = ", ".join(f"{one!r} at {one.num_steps} of {one.num_steps_needed} steps" for one in unfinished)
+            warnings.warn(
+                f"training ended before a schedule did: {short}. What was trained is the objective of that moment; "
+                "resume with more steps, or let the schedule end earlier.",
+                stacklevel=3,
+            )
 
     @cached_property
     def _step_listeners(self) -> list[Listener]:
