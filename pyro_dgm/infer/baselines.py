@@ -19,7 +19,7 @@ class Baseline(LocalModule):
     holds, so that batches may have any size. The network is trained by least squares to predict what it is subtracted
     from; its parameters are announced to SVI with the programs' own. Subtracting it leaves the gradient unbiased.
     ``normalize`` also divides the signal by its moving standard deviation where that is above 1, which shortens the
-    guide's gradient and is a bias in its length.
+    guide's gradient and is a bias in its length. Latents of no datum (globals) have a moving average of their own.
 
     References:
         Mnih and Gregor (2014), Neural Variational Inference and Learning in Belief Networks, section 2.3 and
@@ -34,20 +34,14 @@ class Baseline(LocalModule):
         ValueError: the decay is out of range.
     """
 
-    center: Tensor
-    spread: Tensor
-    is_new: Tensor
-
     def __init__(self, net: nn.Module | None = None, decay: float = 0.9, normalize: bool = False) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must lie in [0, 1); got {decay}. 0.9 is a good start.")
         self.net = net
-        self.decay = decay
         self.normalize = normalize
-        self.register_buffer("center", torch.tensor(0.0))
-        self.register_buffer("spread", torch.tensor(0.0))
-        self.register_buffer("is_new", torch.tensor(True))
+        self.local = _Moments(decay)
+        self.outer = _Moments(decay)
 
     def forward(self, signal: Tensor, args: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Centres a signal, and takes it into the moving averages afterwards.
@@ -59,17 +53,43 @@ class Baseline(LocalModule):
         Returns:
             The centred signal without gradient, (B,), and the network's squared error summed over the data, a scalar.
         """
-        centred = signal - self.center.to(signal)
+        centred = signal - self.local.center.to(signal)
         error = signal.new_zeros(())
         if self.net is not None:
             predicted = self.net(*args).reshape(signal.shape)
             error = (centred - predicted).square().sum()
             centred = centred - predicted.detach()
-        deviation = self.spread.sqrt().clamp(min=1.0).to(signal) if self.normalize else 1.0
-        self._remember(signal)
+        deviation = self._deviation(self.local, signal)
+        self.local.remember(signal)
         return centred / deviation, error
 
-    def _remember(self, signal: Tensor) -> None:
+    def of_globals(self, signal: Tensor) -> Tensor:
+        """Centres the signal of latents of no datum, (K,), and takes it into their moving averages afterwards."""
+        centred = (signal - self.outer.center.to(signal)) / self._deviation(self.outer, signal)
+        self.outer.remember(signal)
+        return centred
+
+    def _deviation(self, moments: "_Moments", signal: Tensor) -> Tensor:
+        return moments.spread.sqrt().clamp(min=1.0).to(signal) if self.normalize else signal.new_ones(())
+
+
+@final
+class _Moments(LocalModule):
+    """The moving mean and variance of a signal."""
+
+    center: Tensor
+    spread: Tensor
+    is_new: Tensor
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("center", torch.tensor(0.0))
+        self.register_buffer("spread", torch.tensor(0.0))
+        self.register_buffer("is_new", torch.tensor(True))
+
+    def remember(self, signal: Tensor) -> None:
+        """Takes a signal into the averages."""
         with torch.no_grad():
             mean, variance = signal.mean().to(self.center), signal.var(correction=0).to(self.spread)
             self.center.copy_(torch.where(self.is_new, mean, torch.lerp(mean, self.center, self.decay)))

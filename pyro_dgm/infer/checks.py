@@ -1,6 +1,6 @@
 """What must hold between a model and its guide, said in plain words when it does not."""
 
-__all__ = ["check_gradients", "check_traces", "check_weights_are_per_datum"]
+__all__ = ["check_gradients", "check_traces", "check_weights_are_per_datum", "trains"]
 
 import itertools
 import math
@@ -14,6 +14,7 @@ from pyro_dgm.infer.programs import (
     Traces,
     batch_of,
     check_batch,
+    compute_log_probs,
     is_data,
     is_deterministic,
     is_local,
@@ -58,9 +59,9 @@ def check_gradients(traces: Traces, model: Program, guide: Program, scored: Coll
         guide: its guide.
         scored: names of the latents whose gradient comes through their density and not through their draws.
     """
-    if not _trains(traces, model, guide):
+    if not trains(traces, model, guide):
         return
-    traces.guide.compute_log_prob(lambda name, _: name in scored)
+    compute_log_probs(traces.guide, scored)
     stuck = [
         name
         for name, site in sample_sites(traces.guide).items()
@@ -194,7 +195,7 @@ def _subsampling(site: Site) -> float:
     return math.prod(plate_scale(frame) for frame in site["cond_indep_stack"])
 
 
-def _trains(traces: Traces, model: Program, guide: Program) -> bool:
+def trains(traces: Traces, model: Program, guide: Program) -> bool:
     """Whether the guide has parameters to train; of a module that is model and guide at once, those it ran into."""
     nodes = traces.guide.nodes.values()
     leaves = [site["value"] for site in nodes if site["type"] == "sample" and not site["is_observed"]]

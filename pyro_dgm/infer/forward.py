@@ -1,6 +1,6 @@
 """Programs run forward: a model as a simulator, a guide as an encoder."""
 
-__all__ = ["encode", "free_sites", "point", "simulate"]
+__all__ = ["encode", "free_sites", "point", "simulate", "with_data"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,6 +48,37 @@ def simulate(
     return trace
 
 
+def with_data(
+    trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[str]]:
+    """A simulation's data in the place of the programs' own: what the guide is to be called with to read them.
+
+    An argument is an observed site's data if the site observes that very tensor, or a reshaped view of all of it.
+
+    Arguments:
+        trace: of a simulation.
+        args: the programs' positional arguments.
+        kwargs: their keyword arguments.
+
+    Returns:
+        Positional and keyword arguments with the simulated data, and the names of sites whose data were not found.
+    """
+    new_args, new_kwargs, unplaced = list(args), dict(kwargs), []
+    for name, site in sample_sites(trace).items():
+        if not site["infer"].get("was_observed") or is_deterministic(site) or site_is_factor(site):
+            continue
+        observed, value = site["infer"]["obs"], site["value"].detach()
+        places = [i for i, arg in enumerate(args) if _is_same(arg, observed)]
+        keys = [key for key, arg in kwargs.items() if _is_same(arg, observed)]
+        for i in places:
+            new_args[i] = value.expand(observed.shape).reshape(args[i].shape).to(args[i].dtype)
+        for key in keys:
+            new_kwargs[key] = value.expand(observed.shape).reshape(kwargs[key].shape).to(kwargs[key].dtype)
+        if not (places or keys):
+            unplaced.append(name)
+    return tuple(new_args), new_kwargs, unplaced
+
+
 def encode(
     guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, sample: bool = False
 ) -> dict[str, Tensor]:
@@ -88,6 +119,18 @@ def point(distribution: Distribution, name: str) -> Tensor:
             "Pass sample=True to use one draw."
         )
     return value
+
+
+def _is_same(argument: Any, observed: Any) -> bool:
+    """Whether an argument is what a site observes, or the same memory in another shape."""
+    if not isinstance(argument, Tensor) or not isinstance(observed, Tensor):
+        return False
+    return argument is observed or (
+        argument.numel() == observed.numel()
+        and argument.data_ptr() == observed.data_ptr()
+        and argument.is_contiguous()
+        and observed.is_contiguous()
+    )
 
 
 class _TakeMeans(Messenger):

@@ -9,10 +9,12 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_dgm.infer.checks import check_traces
+from pyro_dgm.infer.implicit import check_explicit, may_be_implicit
 from pyro_dgm.infer.programs import (
     Program,
     Traces,
     check_num_particles,
+    compute_log_probs,
     global_log_prob,
     is_local,
     local_log_prob,
@@ -85,6 +87,8 @@ def log_weights(
         runs = run_in_turn(model, guide, args, kwargs, num_particles)
     check_traces(runs[0])
     parts = [weigh(traces) for traces in runs]
+    if may_be_implicit(runs[0]):  # last, for it overwrites what flows remember of their last draw
+        check_explicit(model, guide, args, kwargs, runs[0])
     return LogWeights(
         log_p=torch.cat([part.log_p for part in parts]),
         log_q=torch.cat([part.log_q for part in parts]),
@@ -96,8 +100,8 @@ def log_weights(
 
 def weigh(traces: Traces) -> LogWeights:
     """Computes the weights of one run."""
-    traces.model.compute_log_prob()
-    traces.guide.compute_log_prob()
+    compute_log_probs(traces.model)
+    compute_log_probs(traces.guide)
     log_p, global_log_p = _sum_sites(traces.model, traces)
     log_q, global_log_q = _sum_sites(traces.guide, traces)
     return LogWeights(log_p, log_q, traces.scale, global_log_p, global_log_q)

@@ -1,75 +1,73 @@
 """What is minimised, in general: a bound of log-weights, and the estimator of its gradient."""
 
-__all__ = ["BoundObjective", "Objective"]
+__all__ = ["Objective", "Part", "ParticleTerm", "without_model"]
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import pyro.infer
 import torch
 from torch import Tensor, nn
 
 from pyro_dgm.infer.baselines import Baseline
-from pyro_dgm.infer.checks import check_gradients, check_traces, check_weights_are_per_datum
-from pyro_dgm.infer.estimators import Estimation, check_estimator
-from pyro_dgm.infer.log_weights import weigh
-from pyro_dgm.infer.programs import (
-    DrawHandler,
-    Program,
-    Traces,
-    check_num_particles,
-    count_plates,
-    module_of,
-    run,
-    run_in_turn,
-)
+from pyro_dgm.infer.checks import check_weights_are_per_datum
+from pyro_dgm.infer.draws import Completed, Draws
+from pyro_dgm.infer.estimators import BIASED, check_estimator
+from pyro_dgm.infer.log_weights import LogWeights, weigh
+from pyro_dgm.infer.programs import check_num_particles
+from pyro_dgm.infer.relaxations import Relaxation
+from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.term import Term
+
+_MOVES = ("both", "model", "guide")
 
 
-class BoundObjective(nn.Module):
-    """An objective bound to its two programs: a module whose call gives the loss of a batch.
-
-    Its parameters are the programs' own, also where a program is a bound method of a module.
+class ParticleTerm(Term):
+    """A term that draws K latents per datum from the guide, each with its gradient estimator.
 
     Arguments:
-        objective: what is minimised.
-        model: a Pyro program that is a module, or a method of one.
-        guide: likewise.
-
-    Raises:
-        ValueError: neither program is, or belongs to, a module; at the call, when they have no parameter to train
-            (an AutoGuide has its parameters after its first call, so call this once before making the optimiser).
+        num_particles: number K of latents drawn per datum.
+        options: see ``Objective``.
     """
 
-    def __init__(self, objective: "Objective", model: Program, guide: Program) -> None:
-        super().__init__()
-        self.objective = objective
-        self.model_module, self.guide_module, self.baseline = module_of(model), module_of(guide), objective.baseline
-        self._programs = (model, guide)
-        if self.model_module is None and self.guide_module is None:
-            self._refuse("no module")
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        gradient: str = "auto",
+        baseline: Baseline | None = None,
+        relaxation: Relaxation | None = None,
+        vectorize_particles: bool = True,
+        max_plate_nesting: int | None = None,
+    ) -> None:
+        super().__init__(num_particles=check_num_particles(num_particles))
+        self.gradient = check_estimator(gradient, "the objective")
+        self.baseline = Baseline() if baseline is None else baseline
+        needs_relaxation = relaxation is None and gradient in ("rebar", *BIASED)
+        self.relaxation = Relaxation() if needs_relaxation else relaxation
+        self.vectorize_particles = vectorize_particles
+        self.max_plate_nesting = max_plate_nesting
+        self.supports: dict[str, Tensor] | None = None
+        self.latent_weight = 1.0
+        self.is_explicit = False
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns the loss of a batch, a scalar: minus the bound, summed over the data."""
-        loss = self.objective.differentiable_loss(*self._programs, *args, **kwargs)
-        programs = [module for module in (self.model_module, self.guide_module) if module is not None]
-        if not any(True for module in programs for _ in module.parameters()):
-            self._refuse("no parameter")
-        return loss
+    def sampler(self) -> "ParticleTerm":
+        """Itself."""
+        return self
 
-    def _refuse(self, found: str) -> NoReturn:
-        raise ValueError(
-            f"objective(model, guide) needs a module with parameters; got {found} in either program. Write the "
-            "programs as PyroModules, or pass them to SVI, which trains pyro.param and pyro.module parameters."
-        )
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Baseline and relaxation."""
+        parts: dict[str, nn.Module] = {"baseline": self.baseline}
+        return parts if self.relaxation is None else {**parts, "relaxation": self.relaxation}
+
+    def schedules(self) -> Sequence[Schedule]:
+        """That of the temperature, if it follows one."""
+        schedule = None if self.relaxation is None else self.relaxation.schedule
+        return () if schedule is None else (schedule,)
 
 
-class Objective(pyro.infer.ELBO):
-    """A bound to maximise, in each of the three ways Pyro users ask for one.
-
-    - ``SVI(model, guide, optim, objective)`` calls ``loss`` and ``loss_and_grads``;
-    - ``objective(model, guide)`` is a module whose call is ``differentiable_loss``;
-    - ``objective.differentiable_loss(model, guide, *args)`` is a scalar to call ``backward()`` on.
+class Objective(ParticleTerm):
+    """A bound to maximise.
 
     As in Pyro, a loss is minus the bound summed over the N data the plate stands for, in nats.
 
@@ -80,8 +78,12 @@ class Objective(pyro.infer.ELBO):
 
     Arguments:
         num_particles: number K of latents drawn per datum.
-        gradient: ``"auto"``, ``"reparam"``, ``"stl"``, ``"dreg"``, ``"score"``, ``"loo"`` or ``"nvil"``.
+        gradient: ``"auto"``; for continuous latents ``"reparam"``, ``"stl"``, ``"dreg"``; for any latents ``"score"``,
+            ``"loo"``, ``"nvil"``; for discrete ones ``"rebar"``, ``"relax"``, ``"disarm"``, ``"enumerate"``, and the
+            biased ``"straight_through"`` and ``"gumbel"``, while continuous ones beside them take ``"reparam"``.
         baseline: what ``"nvil"`` subtracts from the learning signal; its running mean when None.
+        relaxation: temperature, and for ``"relax"`` the network, of relaxed draws; a plain one when None.
+        moves: whose parameters get a gradient: ``"both"``, ``"model"`` or ``"guide"``.
         vectorize_particles: draw them side by side (the default), along a plate to the left of all others, or in turn.
         max_plate_nesting: how many plate dimensions the programs use; found by running them once when None and needed.
 
@@ -91,73 +93,63 @@ class Objective(pyro.infer.ELBO):
             not fit together, or a latent and its estimator.
     """
 
-    def __init__(
-        self,
-        num_particles: int = 1,
-        *,
-        gradient: str = "auto",
-        baseline: Baseline | None = None,
-        vectorize_particles: bool = True,
-        max_plate_nesting: int | None = None,
-    ) -> None:
-        super().__init__(num_particles=check_num_particles(num_particles))
-        self.gradient = check_estimator(gradient, "the objective")
-        self.baseline = Baseline() if baseline is None else baseline
-        self.vectorize_particles = vectorize_particles
-        self.max_plate_nesting = max_plate_nesting
+    is_linear = False
+    """Whether the bound is the mean of the log-weights, a sum over sites."""
 
-    def __call__(self, model: Program, guide: Program) -> BoundObjective:
-        """Binds the objective to two programs; the result is a module whose call gives the loss."""
-        return BoundObjective(self, model, guide)
+    def __init__(self, num_particles: int = 1, *, moves: str = "both", **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        if moves not in _MOVES:
+            raise ValueError(f"moves must be one of {_MOVES}; got {moves!r}. 'both' trains model and guide.")
+        self.moves = moves
+        if self.gradient == "enumerate" and num_particles > 1 and not self.is_linear:
+            raise ValueError(
+                "exact summation is over the values of one draw, not over all K-tuples of them; got "
+                f"gradient='enumerate' with num_particles={num_particles} for {type(self).__name__}. Use one particle, "
+                "ELBO, or gradient='loo'."
+            )
 
     @abstractmethod
     def bound_of(self, log_weights: Tensor) -> Tensor:
         """The bound of each datum, (B,), from its log-weights, (K, B)."""
 
-    def bound(self, runs: Sequence[Traces]) -> Tensor:
-        """The bound, summed over the N data, from one run of K particles or from K runs of one."""
-        check_weights_are_per_datum(runs[0], type(self).__name__)
-        weights = torch.cat([weigh(traces).local for traces in runs])  # (K, B)
-        return runs[0].scale * self.bound_of(weights).sum()
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the bound, a scalar whose gradient is the estimator's."""
-        if not torch.is_grad_enabled():
-            return -self.bound(self._get_traces(model, guide, args, kwargs))
-        estimation = Estimation(guide, args, kwargs, self.gradient, self.num_particles, self.baseline)
-        runs = self._get_traces(model, guide, args, kwargs, estimation)
-        estimation.rescore(runs)
-        check_gradients(runs[0], model, guide, estimation.scored)
-        return -(self.bound(runs) + estimation.correction(runs, self.bound_of))
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the bound, a scalar without gradient."""
-        with torch.no_grad():
-            return self.differentiable_loss(model, guide, *args, **kwargs)
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the bound, its gradient added to the parameters' ``grad``."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return loss.detach()
-
-    def _get_trace(self, model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Traces:
-        return self._get_traces(model, guide, args, kwargs)[0]
-
-    def _get_traces(
-        self,
-        model: Program,
-        guide: Program,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        draws: DrawHandler | None = None,
-    ) -> list[Traces]:
-        if self.vectorize_particles and self.num_particles > 1:
-            if self.max_plate_nesting is None:
-                self.max_plate_nesting = count_plates(model, guide, args, kwargs)
-            runs = [run(model, guide, args, kwargs, self.num_particles, self.max_plate_nesting, draws)]
+    def loss_of(self, draws: Draws) -> Tensor:
+        """Minus the bound, a scalar whose gradient is the estimators'."""
+        if self.moves == "model":
+            completed = draws.detached(self)
         else:
-            runs = run_in_turn(model, guide, args, kwargs, self.num_particles, draws)
-        check_traces(runs[0])
-        return runs
+            completed = draws.completed(self, is_cut=self.moves == "guide")
+        if not torch.is_grad_enabled():
+            return -self.bound(completed)
+        if self.moves == "model":
+            return -self.bound(completed, _without_guide)
+        correction = completed.estimation.correction(completed.runs, self.bound_of, self.is_linear)
+        if self.moves == "both":
+            return -(self.bound(completed) + correction)
+        through = completed.estimation.through_draws(completed.runs, self.bound(completed))
+        return -(self.bound(completed, without_model) + through + correction)
+
+    def bound(self, completed: Completed, part: "Part | None" = None) -> Tensor:
+        """The bound, summed over the N data.
+
+        Arguments:
+            completed: the draws.
+            part: takes one program's gradient away from the weights.
+        """
+        runs = completed.runs
+        check_weights_are_per_datum(runs[0], type(self).__name__)
+        weights = [weigh(traces) for traces in runs]
+        local = torch.cat([(part(own) if part else own).local for own in weights])  # (K, B)
+        return runs[0].scale * self.bound_of(completed.estimation.expected(runs, local)).sum()
+
+
+Part = Callable[[LogWeights], LogWeights]
+
+
+def _without_guide(weights: LogWeights) -> LogWeights:
+    """The weights with a gradient for the model alone."""
+    return weights._replace(log_q=weights.log_q.detach(), global_log_q=weights.global_log_q.detach())
+
+
+def without_model(weights: LogWeights) -> LogWeights:
+    """The weights with a gradient for the guide alone."""
+    return weights._replace(log_p=weights.log_p.detach(), global_log_p=weights.global_log_p.detach())

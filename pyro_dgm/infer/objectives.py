@@ -1,60 +1,19 @@
-"""Objectives: the bounds one trains by, for stock ``pyro.infer.SVI``, for a torch optimiser, and for our trainers."""
+"""Objectives that are bounds of log-weights: what one trains by."""
 
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "Renyi"]
+__all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dgm.infer import bounds
-from pyro_dgm.infer.log_weights import weigh
+from pyro_dgm.infer.draws import Draws
+from pyro_dgm.infer.estimation import Sampler
 from pyro_dgm.infer.objective import Objective
-from pyro_dgm.infer.programs import Traces
-from pyro_dgm.infer.terms import Term, latent_terms, observation_terms
-
-
-@final
-class ELBO(Objective):
-    r"""The evidence lower bound, :math:`E_q[\log p(x, z) - \log q(z | x)]`, averaged over K particles.
-
-    Every estimator is unbiased for it. With ``analytic_kl`` the KL from guide to prior is taken in closed form wherever
-    Pyro knows it, which lowers the variance as long as the guide is far from the posterior (there the sampled bound
-    has none); elsewhere it is sampled as before.
-
-    References:
-        Kingma and Welling (2014), Auto-Encoding Variational Bayes, equations 2 and 3 (analytic), arXiv:1312.6114;
-        Roeder, Wu and Duvenaud (2017), Sticking the Landing, arXiv:1703.09194 (``gradient="stl"``).
-
-    Arguments:
-        num_particles: number K of latents drawn per datum.
-        analytic_kl: take closed-form KLs where they are known. Model and guide must then draw their latents in the
-            same order, so that no latent's prior depends on one the guide draws later, and all by ``"reparam"``.
-        options: ``gradient``, ``baseline``, ``vectorize_particles`` and ``max_plate_nesting`` of ``Objective``.
-
-    Raises:
-        ValueError: at the first step, when ``analytic_kl`` is asked for and the latents come in different orders;
-            or when it is asked for together with another gradient.
-    """
-
-    def __init__(self, num_particles: int = 1, *, analytic_kl: bool = False, **options: Any) -> None:
-        super().__init__(num_particles, **options)
-        self.analytic_kl = analytic_kl
-        if analytic_kl and self.gradient not in ("auto", "reparam"):
-            raise ValueError(
-                f"analytic_kl goes with reparameterised gradients; got gradient={self.gradient!r}. Use "
-                "analytic_kl=False, or gradient='auto'."
-            )
-
-    def bound_of(self, log_weights: Tensor) -> Tensor:
-        """``bounds.elbo``."""
-        return bounds.elbo(log_weights)
-
-    def bound(self, runs: Sequence[Traces]) -> Tensor:
-        """The ELBO, summed over the N data."""
-        evaluate = _elbo_with_analytic_kl if self.analytic_kl else _elbo
-        return torch.stack([evaluate(traces) for traces in runs]).mean()
+from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.term import Term
 
 
 @final
@@ -72,7 +31,7 @@ class IWAE(Objective):
 
     Arguments:
         num_particles: number K of latents drawn per datum.
-        options: ``gradient``, ``baseline``, ``vectorize_particles`` and ``max_plate_nesting`` of ``Objective``.
+        options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
         ValueError: at the first step, when a site belongs to no datum, or a plate inside the datum is subsampled.
@@ -93,7 +52,7 @@ class MIWAE(Objective):
     Arguments:
         num_particles: number K of latents drawn per datum, in all groups together.
         num_groups: number M of groups, a divisor of K.
-        options: ``gradient``, ``baseline``, ``vectorize_particles`` and ``max_plate_nesting`` of ``Objective``.
+        options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
         ValueError: K is not a multiple of M; at the first step, as for ``IWAE``.
@@ -119,7 +78,7 @@ class CIWAE(Objective):
     Arguments:
         num_particles: number K of latents drawn per datum.
         beta: weight of the ELBO, in [0, 1].
-        options: ``gradient``, ``baseline``, ``vectorize_particles`` and ``max_plate_nesting`` of ``Objective``.
+        options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
         ValueError: beta is outside [0, 1]; at the first step, as for ``IWAE``.
@@ -148,7 +107,7 @@ class Renyi(Objective):
     Arguments:
         alpha: any real number, or minus infinity; see ``bounds.renyi`` for what it bounds and from which side.
         num_particles: number K of latents drawn per datum.
-        options: ``gradient``, ``baseline``, ``vectorize_particles`` and ``max_plate_nesting`` of ``Objective``.
+        options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
         ValueError: alpha is NaN or plus infinity; at the first step, as for ``IWAE``.
@@ -164,18 +123,101 @@ class Renyi(Objective):
         return bounds.renyi(log_weights, self.alpha)
 
 
-def _elbo(traces: Traces) -> Tensor:
-    weights = weigh(traces)
-    local = weights.scale * bounds.elbo(weights.local).sum()
-    return local + (weights.global_log_p - weights.global_log_q).mean()
+@final
+class CUBO(Objective):
+    r"""The chi upper bound, :math:`\frac{1}{n} \log E_q[w^n]`, which a guide *minimises*; the loss is the bound itself.
+
+    As K grows an upper bound on the log evidence, with few draws biased downwards; see ``bounds.cubo``. A guide that
+    makes it small covers the posterior. It moves the guide only: a model that made it small would make the data
+    improbable.
+
+    References:
+        Dieng, Tran, Ranganath, Paisley and Blei (2017), Variational Inference via Chi Upper Bound Minimization,
+        equation 3, arXiv:1611.00328.
+
+    Arguments:
+        num_particles: number K of latents drawn per datum.
+        order: n, at least 1; 2 is the chi-square divergence.
+        options: ``gradient`` and the others of ``Objective`` but ``moves``.
+
+    Raises:
+        ValueError: the order is below 1; at the first step, as for ``IWAE``.
+    """
+
+    def __init__(self, num_particles: int, order: float = 2.0, **options: Any) -> None:
+        super().__init__(num_particles, moves="guide", **options)
+        self.order = order
+        self.bound_of(torch.zeros(num_particles, 1))
+
+    def bound_of(self, log_weights: Tensor) -> Tensor:
+        """Minus ``bounds.cubo``, since objectives are maximised."""
+        return -bounds.cubo(log_weights, self.order)
 
 
-def _elbo_with_analytic_kl(traces: Traces) -> Tensor:
-    terms = [_total(term, traces) for term in observation_terms(traces).values()]
-    terms += [-_total(term, traces) for term in latent_terms(traces, analytic=True).values()]
-    return torch.stack(terms).sum()
+@final
+class TVO(Objective):
+    r"""The thermodynamic variational objective, a left Riemann sum from ELBO to log evidence; see ``bounds.tvo``.
+
+    A lower bound as K grows; its expectations along the path are self-normalised, so it is biased for finite K.
+
+    References:
+        Masrani, Le and Wood (2019), The Thermodynamic Variational Objective, equations 8 and 10, arXiv:1907.00031.
+
+    Arguments:
+        num_particles: number K of latents drawn per datum.
+        betas: left ends of the intervals, increasing from 0 and below 1.
+        options: ``gradient``, ``moves`` and the others of ``Objective``.
+
+    Raises:
+        ValueError: the betas do not increase from 0; at the first step, as for ``IWAE``.
+    """
+
+    def __init__(self, num_particles: int, betas: Sequence[float] = (0.0, 0.05, 0.3), **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        self.betas = tuple(betas)
+        self.bound_of(torch.zeros(num_particles, 1))
+
+    def bound_of(self, log_weights: Tensor) -> Tensor:
+        """``bounds.tvo``."""
+        return bounds.tvo(log_weights, self.betas)
 
 
-def _total(term: Term, traces: Traces) -> Tensor:
-    """One term averaged over particles and summed over the N data."""
-    return traces.scale * bounds.elbo(term.value).sum() if term.is_local else term.value.mean()
+@final
+class PIWAE(Term):
+    r"""Partially importance-weighted: the model is trained by ``IWAE``, the guide by ``MIWAE``, on the same draws.
+
+    The loss reported is that of the two together: half of minus each.
+
+    References:
+        Rainforth et al. (2018), section 4.3, arXiv:1802.04537.
+
+    Arguments:
+        num_particles: number K of latents drawn per datum.
+        num_groups: number M of groups of the guide's bound, a divisor of K.
+        options: ``gradient`` and the others of ``Objective`` but ``moves``.
+
+    Raises:
+        ValueError: K is not a multiple of M; at the first step, as for ``IWAE``.
+    """
+
+    def __init__(self, num_particles: int, num_groups: int, **options: Any) -> None:
+        super().__init__(num_particles=num_particles)
+        self._guide = MIWAE(num_particles, num_groups, moves="guide", **options)
+        self._model = IWAE(num_particles, moves="model", **options)
+
+    def loss_of(self, draws: Draws) -> Tensor:
+        """The mean of the two losses in value, their sum in gradient."""
+        of_guide, of_model = self._guide.loss_of(draws), self._model.loss_of(draws)
+        return of_guide + of_model - (0.5 * (of_guide + of_model)).detach()
+
+    def sampler(self) -> Sampler:
+        """The guide's."""
+        return self._guide
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The guide's baseline and relaxation."""
+        return self._guide.parts()
+
+    def schedules(self) -> Sequence[Schedule]:
+        """The guide's."""
+        return self._guide.schedules()

@@ -9,7 +9,9 @@ __all__ = [
     "batch_of",
     "check_batch",
     "check_num_particles",
+    "compute_log_probs",
     "count_plates",
+    "data_frame_of",
     "evaluation_mode",
     "fork_rng",
     "global_log_prob",
@@ -18,14 +20,19 @@ __all__ = [
     "is_local",
     "kind_of",
     "local_log_prob",
+    "local_score",
+    "masked_and_scaled",
     "module_of",
     "parameter_of",
     "parameters_met",
     "particle_plate",
+    "per_datum",
     "plate_scale",
     "plates_of",
+    "redraw",
     "rescore",
     "run",
+    "run_against",
     "run_in_turn",
     "sample_sites",
     "unwrapped",
@@ -33,7 +40,7 @@ __all__ = [
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -63,6 +70,7 @@ class Traces(NamedTuple):
         num_particles: K, drawn side by side along one extra plate on the left if more than one.
         particle_dim: dimension of that plate, or None.
         data_frame: the plate whose elements are the data, or None where the observations share no plate.
+        rows: which rows the subsampling plates of the two programs took, by name.
     """
 
     model: Trace
@@ -70,6 +78,7 @@ class Traces(NamedTuple):
     num_particles: int
     particle_dim: int | None
     data_frame: CondIndepStackFrame | None
+    rows: Mapping[str, Tensor]
 
     @property
     def num_data(self) -> int:
@@ -91,8 +100,8 @@ class DrawHandler(Protocol):
     def __exit__(self, *error: Any) -> None:
         """Leaves the draws alone again."""
 
-    def prepare(self, trace: Trace) -> None:
-        """Given the guide's trace, may change the values that the model is run with."""
+    def prepare(self, trace: Trace) -> tuple[Trace, AbstractContextManager[Any]]:
+        """Given the guide's trace, returns the one the model is run against, and a handler around the model."""
 
 
 def run(
@@ -113,7 +122,7 @@ def run(
         kwargs: keyword arguments of both.
         num_particles: number K of particles.
         max_plate_nesting: how many plate dimensions the programs use; found by running them when None and K > 1.
-        draws: handles the guide's draws, and may change the values that the model is run with.
+        draws: handles the guide's draws, and may change what the model is run against.
 
     Raises:
         ValueError: the two programs do not fit together; the message names the sites.
@@ -123,8 +132,26 @@ def run(
         nesting = count_plates(model, guide, args, kwargs) if max_plate_nesting is None else max_plate_nesting
         particle_dim = -nesting - 1
         model, guide = (particle_plate(program, num_particles, nesting) for program in (model, guide))
-    guide_trace, model_trace = map(prune_subsample_sites, _trace(model, guide, args, kwargs, draws))
-    return Traces(model_trace, guide_trace, num_particles, particle_dim, _data_frame(model_trace))
+    traces = _trace(model, guide, args, kwargs, draws)
+    rows = {name: site["value"] for trace in traces for name, site in trace.nodes.items() if _is_rows(site)}
+    guide_trace, model_trace = map(prune_subsample_sites, traces)
+    return Traces(model_trace, guide_trace, num_particles, particle_dim, data_frame_of(model_trace), rows)
+
+
+def run_against(
+    model: Program,
+    guide_trace: Trace,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    traces: Traces,
+    handler: AbstractContextManager[Any],
+) -> Traces:
+    """Runs a model once more, on the same rows, against another trace of its guide."""
+    if traces.particle_dim is not None:
+        model = particle_plate(model, traces.num_particles, -traces.particle_dim - 1)
+    with handler, _SameRows(traces.rows):
+        trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    return traces._replace(model=prune_subsample_sites(trace), guide=guide_trace)
 
 
 def run_in_turn(
@@ -144,17 +171,46 @@ def rescore(
     guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any], traces: Traces, values: Mapping[str, Tensor]
 ) -> Trace:
     """Runs a guide again at given values of its latents, for their density there; nothing is drawn."""
-    if traces.particle_dim is not None:
-        guide = particle_plate(guide, traces.num_particles, -traces.particle_dim - 1)
     replayed = traces.guide.copy()
     for name, value in values.items():
         replayed.nodes[name] = {**replayed.nodes[name], "value": value}
-    return prune_subsample_sites(poutine.trace(poutine.replay(guide, trace=replayed)).get_trace(*args, **kwargs))
+    return redraw(guide, args, kwargs, traces, poutine.replay(trace=replayed))
+
+
+def redraw(
+    guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any], traces: Traces, handler: AbstractContextManager[Any]
+) -> Trace:
+    """Runs a guide once more, on the same rows, its draws handled by an effect handler."""
+    if traces.particle_dim is not None:
+        guide = particle_plate(guide, traces.num_particles, -traces.particle_dim - 1)
+    with handler, _SameRows(traces.rows):
+        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    return prune_subsample_sites(trace)
 
 
 def particle_plate(program: Program, num_particles: int, max_plate_nesting: int) -> Program:
     """Wraps a program in the plate of its particles, to the left of all its own plates."""
     return pyro.plate(_PARTICLES, num_particles, dim=-max_plate_nesting - 1)(program)
+
+
+def compute_log_probs(trace: Trace, names: Collection[str] | None = None) -> None:
+    """Computes the log-probabilities of a trace's sites, all of them or those named.
+
+    Raises:
+        ValueError: a distribution cannot score a point that it did not draw itself.
+    """
+    try:
+        trace.compute_log_prob(lambda name, _: names is None or name in names)
+    except (NotImplementedError, KeyError) as err:
+        stuck = [
+            f"{name!r} ({kind_of(site)})"
+            for name, site in sample_sites(trace).items()
+            if (names is None or name in names) and "log_prob" not in site
+        ]
+        raise ValueError(
+            f"this objective scores its programs at points that they did not draw; got {', '.join(stuck[:1])}, which "
+            "cannot. Use a distribution with an inverse, or ELBO with gradient='reparam'."
+        ) from err
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
@@ -176,14 +232,40 @@ def local_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
     Returns:
         A tensor of shape (K, B).
     """
-    log_prob = _mask_and_scale(log_prob, site, traces.scale)
+    log_prob = masked_and_scaled(log_prob, site, traces.scale)
     kept = [] if traces.data_frame is None else [traces.data_frame.dim]
     return _sum_to(log_prob, kept, traces).reshape(traces.num_particles, traces.num_data)
 
 
+def local_score(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
+    """Sums the log-density that a latent was drawn from, (K, B): masked like its log-probability, and not scaled.
+
+    A program's scale, such as an annealing's, changes what the bound counts, and not how the latent was drawn.
+    """
+    return local_log_prob({**site, "scale": traces.scale}, log_prob, traces)
+
+
 def global_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
     """Sums one site's log-probability, plate scales included, over all but particles; of shape (K,)."""
-    return _sum_to(_mask_and_scale(log_prob, site, 1.0), [], traces).reshape(traces.num_particles)
+    return _sum_to(masked_and_scaled(log_prob, site, 1.0), [], traces).reshape(traces.num_particles)
+
+
+def per_datum(site: Site, traces: Traces) -> Tensor:
+    """A local site's value, one row per particle and datum, everything else flattened: (K, B, units)."""
+    event_dim, frame = site["fn"].event_dim, traces.data_frame
+    value = torch.as_tensor(site["value"])
+    dims = [None if traces.particle_dim is None else traces.particle_dim, None if frame is None else frame.dim]
+    width = max([value.dim() - event_dim, *(-dim for dim in dims if dim is not None)])
+    value = value.reshape((1,) * (width + event_dim - value.dim()) + tuple(value.shape))
+    batch = list(value.shape)
+    places = [None if dim is None else dim - event_dim for dim in dims]
+    for place, size in zip(places, (traces.num_particles, traces.num_data), strict=True):
+        if place is not None:
+            batch[place] = size
+    value = value.expand(batch)
+    kept = [value.dim() + place for place in places if place is not None]
+    value = value.movedim(kept, list(range(len(kept))))
+    return value.reshape(traces.num_particles, traces.num_data, -1)
 
 
 def plates_of(site: Site) -> list[CondIndepStackFrame]:
@@ -197,8 +279,12 @@ def is_local(site: Site, traces: Traces) -> bool:
 
 
 def is_data(site: Site) -> bool:
-    """Whether a site observes data, and is neither a factor nor ``pyro.deterministic``."""
-    return bool(site["is_observed"]) and not is_deterministic(site) and not site_is_factor(site)
+    """Whether a site observes data, or would if nothing were simulated; a factor or ``pyro.deterministic`` does not."""
+    return (
+        bool(site["is_observed"] or site["infer"].get("was_observed"))
+        and not is_deterministic(site)
+        and not site_is_factor(site)
+    )
 
 
 def is_deterministic(site: Site) -> bool:
@@ -315,9 +401,9 @@ def check_num_particles(num_particles: int) -> int:
 class _SameRows(Messenger):
     """Makes each plate draw its random subsample once, however often the programs are run."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
-        self._rows: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor] = dict(rows or {})
 
     def _pyro_sample(self, msg: Message) -> None:
         if site_is_subsample(msg) and msg["value"] is None:
@@ -338,12 +424,16 @@ def _trace(
     """Traces the guide, then the model with the guide's latents and subsamples."""
     with nullcontext() if draws is None else draws:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    if draws is not None:
-        draws.prepare(guide_trace)
-    return guide_trace, poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    replayed, handler = (guide_trace, nullcontext()) if draws is None else draws.prepare(guide_trace)
+    with handler:
+        return guide_trace, poutine.trace(poutine.replay(model, trace=replayed)).get_trace(*args, **kwargs)
 
 
-def _data_frame(model_trace: Trace) -> CondIndepStackFrame | None:
+def _is_rows(site: Site) -> bool:
+    return bool(site["type"] == "sample" and site_is_subsample(site))
+
+
+def data_frame_of(model_trace: Trace) -> CondIndepStackFrame | None:
     """The plate named ``data`` where there is one, else the outermost one around every observed site.
 
     A model that observes nothing may have factors instead.
@@ -356,7 +446,8 @@ def _data_frame(model_trace: Trace) -> CondIndepStackFrame | None:
     return next(iter(named or common), None)
 
 
-def _mask_and_scale(log_prob: Tensor, site: Site, divisor: float) -> Tensor:
+def masked_and_scaled(log_prob: Tensor, site: Site, divisor: float = 1.0) -> Tensor:
+    """A site's log-probability as the program counts it: zero where it is masked, times its scale over a divisor."""
     scale = site["scale"]
     if isinstance(scale, Tensor) or not math.isclose(scale, divisor, rel_tol=1e-9):
         log_prob = log_prob * (scale / divisor)

@@ -1,24 +1,25 @@
 """The terms of an ELBO, site by site: what the observations give, what the latents cost."""
 
-__all__ = ["Term", "latent_terms", "observation_terms"]
+__all__ = ["SiteTerm", "latent_terms", "latent_units", "observation_terms"]
 
 from typing import NamedTuple
 
+import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from pyro_dgm.infer.programs import Site, Traces, global_log_prob, is_local, kind_of, local_log_prob, sample_sites
 
 
-class Term(NamedTuple):
+class SiteTerm(NamedTuple):
     """What one site adds to a bound: (K, B) for a local site, (K,) for a global one."""
 
     value: Tensor
     is_local: bool
 
 
-def latent_terms(traces: Traces, analytic: bool) -> dict[str, Term]:
+def latent_terms(traces: Traces, analytic: bool) -> dict[str, SiteTerm]:
     """The divergence of every latent from its prior, in nats, by name; auxiliary guide sites give log q alone."""
     model, guide = sample_sites(traces.model), sample_sites(traces.guide)
     if analytic:
@@ -28,22 +29,42 @@ def latent_terms(traces: Traces, analytic: bool) -> dict[str, Term]:
         reduce = local_log_prob if is_local(site, traces) else global_log_prob
         kl = _closed_form(site, model.get(name)) if analytic else None
         if kl is not None:
-            terms[name] = Term(reduce(site, kl, traces), is_local(site, traces))
+            terms[name] = SiteTerm(reduce(site, kl, traces), is_local(site, traces))
             continue
         log_ratio = reduce(site, _log_prob(traces.guide, name), traces)
         if name in model:
             log_ratio = log_ratio - reduce(model[name], _log_prob(traces.model, name), traces)
-        terms[name] = Term(log_ratio, is_local(site, traces))
+        terms[name] = SiteTerm(log_ratio, is_local(site, traces))
     return terms
 
 
-def observation_terms(traces: Traces) -> dict[str, Term]:
+def latent_units(traces: Traces, name: str, analytic: bool) -> Tensor:
+    """The divergence of a local latent from its prior, one per dimension of its event, (K, B, units).
+
+    A latent whose dimensions are not independent in both programs is one unit.
+    """
+    sites = traces.guide.nodes[name], traces.model.nodes[name]
+    dims = min(site["fn"].reinterpreted_batch_ndims if isinstance(site["fn"], Independent) else 0 for site in sites)
+    if dims == 0 or any(site["fn"].event_dim != dims for site in sites):
+        return latent_terms(traces, analytic)[name].value.unsqueeze(-1)
+    q, p = (site["fn"].base_dist for site in sites)
+    try:
+        each = kl_divergence(q, p) if analytic else None
+    except NotImplementedError:
+        each = None
+    if each is None:
+        each = q.log_prob(sites[0]["value"]) - p.log_prob(sites[1]["value"])
+    each = each.flatten(-dims)
+    return torch.stack([local_log_prob(sites[0], unit, traces) for unit in each.unbind(-1)], dim=-1)
+
+
+def observation_terms(traces: Traces) -> dict[str, SiteTerm]:
     """The log-probability of every observed site, in nats, by name."""
     terms = {}
     for name, site in sample_sites(traces.model).items():
         if site["is_observed"]:
             reduce = local_log_prob if is_local(site, traces) else global_log_prob
-            terms[name] = Term(reduce(site, _log_prob(traces.model, name), traces), is_local(site, traces))
+            terms[name] = SiteTerm(reduce(site, _log_prob(traces.model, name), traces), is_local(site, traces))
     return terms
 
 

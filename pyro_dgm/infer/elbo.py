@@ -1,0 +1,177 @@
+"""The evidence lower bound, plain, weighted, and with a floor under its divergences."""
+
+__all__ = ["ELBO"]
+
+import math
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pyro_dgm.infer import bounds
+from pyro_dgm.infer.annealing import annealing_of
+from pyro_dgm.infer.draws import Completed
+from pyro_dgm.infer.estimators import BIASED
+from pyro_dgm.infer.log_weights import weigh
+from pyro_dgm.infer.objective import Objective, Part
+from pyro_dgm.infer.programs import Traces
+from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.terms import SiteTerm, latent_terms, latent_units, observation_terms
+
+_GROUPS = ("site", "dimension")
+
+
+@final
+class ELBO(Objective):
+    r"""The evidence lower bound, :math:`E_q[\log p(x, z) - \log q(z | x)]`, averaged over K particles.
+
+    Every estimator but ``"straight_through"`` and ``"gumbel"`` is unbiased for it. With ``analytic_kl`` the KL from
+    guide to prior is taken in closed form wherever Pyro knows it, which lowers the variance as long as the guide is far
+    from the posterior (there the sampled bound has none); elsewhere it is sampled as before.
+
+    ``beta``, ``free_bits`` and ``capacity`` change what is maximised, so that the loss is no longer minus a bound on
+    the log evidence unless beta is at least 1 (and the others are off):
+
+    - ``beta`` multiplies the divergence of all latents;
+    - ``free_bits`` counts each group's divergence, averaged over the minibatch, as no less than so many nats;
+    - ``capacity`` replaces the divergence D, averaged over the minibatch, by beta times :math:`|D - C|`.
+
+    References:
+        Kingma and Welling (2014), Auto-Encoding Variational Bayes, equations 2 and 3 (analytic), arXiv:1312.6114;
+        Roeder, Wu and Duvenaud (2017), Sticking the Landing, arXiv:1703.09194 (``gradient="stl"``); Higgins et al.
+        (2017), beta-VAE, ICLR; Kingma et al. (2016), equation 15, arXiv:1606.04934 (free bits); Burgess et al. (2018),
+        Understanding disentangling in beta-VAE, equation 8, arXiv:1804.03599 (capacity).
+
+    Arguments:
+        num_particles: number K of latents drawn per datum.
+        analytic_kl: take closed-form KLs where they are known. Model and guide must then draw their latents in the
+            same order, so that no latent's prior depends on one the guide draws later, and all by ``"reparam"``,
+            ``"straight_through"`` or ``"gumbel"``.
+        beta: weight of the divergence, at least 0.
+        free_bits: nats that each group has for free.
+        free_bits_per: what a group is: a latent ``"site"``, or each ``"dimension"`` of its event.
+        capacity: C in nats per datum, a number or a schedule to follow.
+        options: ``gradient``, ``baseline``, ``relaxation``, ``moves``, ``vectorize_particles`` and
+            ``max_plate_nesting`` of ``Objective``.
+
+    Raises:
+        ValueError: a number is out of range, or two options do not go together; at the first step, when
+            ``analytic_kl`` is asked for and the latents come in different orders.
+    """
+
+    is_linear = True
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        analytic_kl: bool = False,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        free_bits_per: str = "site",
+        capacity: float | Schedule | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_particles, **options)
+        self.analytic_kl, self.beta, self.capacity = analytic_kl, beta, capacity
+        self.free_bits, self.free_bits_per = free_bits, free_bits_per
+        self._check()
+        self.latent_weight = 1.0 if capacity is not None else beta
+
+    def bound_of(self, log_weights: Tensor) -> Tensor:
+        """``bounds.elbo``."""
+        return bounds.elbo(log_weights)
+
+    def bound(self, completed: Completed, part: Part | None = None) -> Tensor:
+        """The ELBO, summed over the N data."""
+        runs = completed.runs
+        if self._is_by_site:
+            return torch.stack([self._by_site(traces) for traces in runs]).mean()
+        weights = [weigh(traces) for traces in runs]
+        weights = [part(own) for own in weights] if part else weights
+        local = completed.estimation.expected(runs, torch.cat([own.local for own in weights]))  # (K, B)
+        outer = torch.cat([own.global_log_p - own.global_log_q for own in weights])
+        return runs[0].scale * self.bound_of(local).sum() + outer.mean()
+
+    def schedules(self) -> Sequence[Schedule]:
+        """Those of temperature and capacity."""
+        own = (self.capacity,) if isinstance(self.capacity, Schedule) else ()
+        return (*super().schedules(), *own)
+
+    @property
+    def _is_by_site(self) -> bool:
+        return self.analytic_kl or self.free_bits > 0 or self.capacity is not None
+
+    def _by_site(self, traces: Traces) -> Tensor:
+        observed = [_total(term, traces) for term in observation_terms(traces).values()]
+        latents = latent_terms(traces, self.analytic_kl)
+        if self.capacity is not None:
+            limit = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
+            num_data = traces.num_data * traces.scale
+            factors = {name: annealing_of(traces.guide.nodes[name]) for name in latents}
+            plain = [_total(term, traces) / factors[name] for name, term in latents.items()]
+            divergence = _sum(plain) / num_data
+            cost = num_data * self.beta * max(factors.values(), default=1.0) * (divergence - limit).abs()
+        elif self.free_bits > 0:
+            cost = _sum([self._floored(name, term, traces) for name, term in latents.items()])
+        else:
+            cost = _sum([_total(term, traces) for term in latents.values()])
+        return _sum([*observed, -cost])
+
+    def _floored(self, name: str, term: SiteTerm, traces: Traces) -> Tensor:
+        """A latent's divergence, no group of it below the floor; a latent of no datum has none."""
+        if not term.is_local:
+            return _total(term, traces)
+        if self.free_bits_per == "dimension":
+            units = latent_units(traces, name, self.analytic_kl)  # (K, B, units)
+        else:
+            units = term.value.unsqueeze(-1)
+        floor = self.free_bits * annealing_of(traces.guide.nodes[name])
+        return traces.scale * traces.num_data * units.mean((0, 1)).clamp(min=floor).sum()
+
+    def _check(self) -> None:
+        capacity = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
+        for name, value in (("beta", self.beta), ("free_bits", self.free_bits), ("capacity", capacity)):
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(
+                    f"{name} must be a number of at least 0; got {value}. Leave it out for the plain ELBO."
+                )
+        if self.free_bits_per not in _GROUPS:
+            raise ValueError(
+                f"free_bits_per must be one of {_GROUPS}; got {self.free_bits_per!r}. 'site' is the usual."
+            )
+        if self.free_bits > 0 and self.capacity is not None:
+            raise ValueError(
+                f"free_bits and capacity both bend the divergence; got free_bits={self.free_bits} and a capacity. "
+                "Choose one."
+            )
+        names = [
+            name
+            for name, is_on in (
+                ("analytic_kl", self.analytic_kl),
+                ("free_bits", self.free_bits > 0),
+                ("capacity", self.capacity is not None),
+            )
+            if is_on
+        ]
+        if names and self.gradient not in ("auto", "reparam", *BIASED):
+            raise ValueError(
+                f"{names[0]} goes with reparameterised gradients; got gradient={self.gradient!r}. Leave {names[0]} "
+                "out, or use gradient='auto'."
+            )
+        if names and self.moves != "both":
+            raise ValueError(
+                f"{names[0]} trains model and guide together; got moves={self.moves!r}. Leave {names[0]} out, or use "
+                "moves='both'."
+            )
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    """The sum of scalars, of which there may be none."""
+    return torch.stack(list(values)).sum() if values else torch.zeros(())
+
+
+def _total(term: SiteTerm, traces: Traces) -> Tensor:
+    """One term averaged over particles and summed over the N data."""
+    return traces.scale * bounds.elbo(term.value).sum() if term.is_local else term.value.mean()
