@@ -150,6 +150,9 @@ def test_commands_and_choices_that_are_mistyped_name_the_nearest(says):
         (["vae-conv", "--data", "ppca", "--set", "likelihood=normal"], ("--set network=mlp",)),
         (["vae-conv", "--set", "hidden_features=()"], ("hidden_features=()",)),
         (["vae", "--set", "likelihood=discretized-logistic"], ("256 levels",)),
+        (["mixture-em"], ("'digits'", "--data ring")),
+        (["vae-annealed", "--epochs", "5"], ("got 10 with epochs=5", "--set kl_warmup=5")),
+        (["categorical-vae-gumbel", "--epochs", "5"], ("got 20 with epochs=5", "--set temperature_epochs=5")),
         ([], ("fit needs a recipe", "vae-conv")),
     ],
 )

@@ -16,7 +16,7 @@ CLOCKS = ("epoch", "step")
 NO_METRICS = (*CLOCKS, "seconds")
 SPLITS = {"": "training", "valid": "validation", "test": "test"}
 LOGARITHMIC = ("lr", "grad_norm")
-NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "elbo": "ELBO", "kl": "KL"}
+NAMES = {"lr": "learning rate", "grad_norm": "gradient norm", "elbo": "ELBO", "kl": "KL", "kl_weight": "KL weight"}
 NATS = ("loss", "elbo", "bound", "iwae", "kl", "reconstruction", "log_evidence")
 
 
@@ -100,7 +100,7 @@ def _draw(axes: Axes, times: list[float], values: list[float], split: str) -> No
 def _label(axes: Axes, clock: str, name: str, legend: bool) -> None:
     axes.set_title(NAMES.get(name, name.replace("_", " ")), loc="left")
     axes.set_xlabel(clock)
-    if name.startswith(NATS):
+    if name.startswith(NATS) and "weight" not in name:
         axes.set_ylabel("nats per datum")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     lines = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()])

@@ -26,33 +26,36 @@ def draw_pictures(run: Run, data: Split, rows: Tensor) -> dict[str, Figure]:
     figures = {"training": plotting.training_curves(history)} if history else {}
     system, arguments = run.system, run.system.arguments(data)
     chosen = rows[:NUM_CODES]
-    codes = encode(system.guide, *(arg[chosen] for arg in arguments))["z"]
+    if system.figures is not None:
+        return {**figures, **system.figures(data.x[chosen])}
+    codes = encode(system.guide, *(arg[chosen] for arg in arguments))[system.latent].flatten(1)
     figures["latent_space"] = plotting.latent_space(codes, None if data.y is None else data.y[chosen])
     if system.image_shape is None:
         return figures
     figures["samples"] = draw_samples(run, NUM_SAMPLES)
     few = tuple(arg[rows[:NUM_RECONSTRUCTIONS]] for arg in arguments)
-    rebuilt = reconstruct(system.model, system.guide, *few)["x"]
+    is_drawn = not system.is_continuous  # the mean of discrete latents is none of their values
+    rebuilt = reconstruct(system.model, system.guide, *few, sample=is_drawn)["x"]
     figures["reconstructions"] = plotting.reconstructions(_images(run, few[0]), _images(run, rebuilt))
-    if len(few[0]) > 1:
+    if system.is_continuous and len(few[0]) > 1:
         figures["interpolations"] = plotting.interpolations(_images(run, _paths(run, *few)))
-    if system.latent_features == 2 and len(arguments) == 1:
+    if system.is_continuous and system.latent_features == 2 and len(arguments) == 1:
         lattice = plotting.manifold_grid(MANIFOLD_SIDE).to(few[0])
-        decoded = decode(system.model, {"z": lattice}, num=len(lattice))["x"]
+        decoded = decode(system.model, {system.latent: lattice}, num=len(lattice))["x"]
         figures["manifold"] = plotting.manifold(_images(run, decoded))
     return figures
 
 
 def draw_samples(run: Run, num: int) -> Figure:
     """Draws data from a run: images as their means, points in the plane; a conditional model's classes in turn."""
-    arguments = run.system.arguments(run.system.dataset.train)
+    arguments, is_image = run.system.arguments(run.system.dataset.train), run.system.image_shape is not None
     if len(arguments) == 1:
-        drawn = simulate(run.system.model, num=num, means=True)["x"]
+        drawn = simulate(run.system.model, num=num, means=is_image)["x"]
     else:
         classes = arguments[1].shape[1]
         context = torch.eye(classes).to(arguments[1])[torch.arange(num) % classes]
-        drawn = simulate(run.system.model, None, context, means=True)["x"]
-    if run.system.image_shape is None:
+        drawn = simulate(run.system.model, None, context, means=is_image)["x"]
+    if not is_image:
         return plotting.latent_space(drawn.flatten(1))
     return plotting.image_grid(_images(run, drawn))
 

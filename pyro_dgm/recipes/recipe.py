@@ -1,6 +1,6 @@
 """What a recipe is: plain values that build a system to train."""
 
-__all__ = ["Recipe", "System", "change"]
+__all__ = ["CountingTrainer", "Recipe", "System", "change"]
 
 import ast
 import dataclasses
@@ -10,11 +10,17 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from pyro_dgm.datasets import Batches, Dataset, Split
-from pyro_dgm.infer import Objective
+from pyro_dgm.training import Trainer
+
+
+class CountingTrainer(Trainer, Protocol):
+    """A trainer that counts its steps, as ``SVI`` and ``ExactEM`` do."""
+
+    num_steps: int
 
 
 class System(NamedTuple):
@@ -23,26 +29,30 @@ class System(NamedTuple):
     Arguments:
         model: the model.
         guide: its guide.
-        objective: what is minimised.
-        optimizer: over the parameters of both.
+        trainer: what trains them, with its objective and optimiser; it may see them annealed, as nothing else does.
         batches: the training data in minibatches, as the programs take them.
         dataset: the data as evaluated, binarised where the likelihood needs it.
         arguments: gives the programs' arguments for a split: (x,) or (x, context).
         image_shape: (C, H, W) when x can be looked at as a grey or colour image, else None.
-        latent_features: length of the latent z.
+        latent: the latent that is looked at as a datum's code, by name.
+        latent_features: its length.
+        is_continuous: whether it is: only then are there points between two of them.
         is_discrete: whether the likelihood gives masses: only then are bits per dimension a code length.
+        figures: draws what there is to see of data, by name, in place of codes and images.
     """
 
     model: nn.Module
     guide: nn.Module
-    objective: Objective
-    optimizer: Optimizer
+    trainer: CountingTrainer
     batches: Batches
     dataset: Dataset
     arguments: Callable[[Split], tuple[Tensor, ...]]
     image_shape: tuple[int, ...] | None
+    latent: str
     latent_features: int
+    is_continuous: bool
     is_discrete: bool
+    figures: Callable[[Tensor], dict[str, Figure]] | None = None
 
 
 class Recipe(Protocol):

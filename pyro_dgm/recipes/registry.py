@@ -4,7 +4,9 @@ __all__ = ["RECIPES", "get"]
 
 import difflib
 
+from pyro_dgm.recipes.mixture import MixtureRecipe
 from pyro_dgm.recipes.recipe import Recipe
+from pyro_dgm.recipes.sbn import SBNRecipe
 from pyro_dgm.recipes.vae import VAERecipe
 
 RECIPES: dict[str, Recipe] = {
@@ -46,6 +48,73 @@ RECIPES: dict[str, Recipe] = {
         source="Li and Turner (2016), arXiv:1602.02311",
         objective="renyi",
         num_particles=5,
+    ),
+    "vae-annealed": VAERecipe(
+        summary="variational autoencoder whose KL is annealed linearly over 10 epochs",
+        source="Bowman et al. (2016), arXiv:1511.06349; Sønderby et al. (2016), arXiv:1602.02282",
+        kl_warmup=10,
+    ),
+    "vae-free-bits": VAERecipe(
+        summary="variational autoencoder with 0.25 nats of KL for free in every latent dimension",
+        source="Kingma et al. (2016), arXiv:1606.04934",
+        free_bits=0.25,
+        free_bits_per="dimension",
+    ),
+    "info-vae": VAERecipe(
+        summary="InfoVAE by the maximum mean discrepancy, alpha = 0.5, lambda = 10.5",
+        source="Zhao, Song and Ermon (2019), arXiv:1706.02262",
+        beta=0.5,
+        mmd=10.0,
+    ),
+    "wae-mmd": VAERecipe(
+        summary="Wasserstein autoencoder by the maximum mean discrepancy, lambda = 10",
+        source="Tolstikhin, Bousquet, Gelly and Schoelkopf (2018), arXiv:1711.01558",
+        beta=0.0,
+        mmd=10.0,
+    ),
+    "categorical-vae-gumbel": VAERecipe(
+        summary="variational autoencoder of 20 one-hot variables by Gumbel-softmax, annealed",
+        source="Jang, Gu and Poole (2017), arXiv:1611.01144",
+        latent="categorical",
+        gradient="gumbel",
+        temperature_epochs=20,
+        latent_features=20,
+    ),
+    "sbn-nvil": SBNRecipe(
+        summary="sigmoid belief net by neural variational inference",
+        source="Mnih and Gregor (2014), arXiv:1402.0030",
+        objective="nvil",
+    ),
+    "sbn-vimco": SBNRecipe(
+        summary="sigmoid belief net by the multi-sample bound with leave-one-out baselines, K = 5",
+        source="Mnih and Rezende (2016), arXiv:1602.06725",
+        objective="vimco",
+        num_particles=5,
+    ),
+    "sbn-rws": SBNRecipe(
+        summary="sigmoid belief net by reweighted wake-sleep, K = 5",
+        source="Bornschein and Bengio (2015), arXiv:1406.2751",
+        objective="rws",
+        num_particles=5,
+    ),
+    "sbn-rebar": SBNRecipe(
+        summary="sigmoid belief net by REBAR",
+        source="Tucker et al. (2017), arXiv:1703.07370",
+        objective="rebar",
+    ),
+    "sbn-relax": SBNRecipe(
+        summary="sigmoid belief net by RELAX",
+        source="Grathwohl et al. (2018), arXiv:1711.00123",
+        objective="relax",
+    ),
+    "helmholtz-wake-sleep": SBNRecipe(
+        summary="Helmholtz machine by wake-sleep",
+        source="Hinton, Dayan, Frey and Neal (1995), Science 268",
+        objective="wake-sleep",
+    ),
+    "mixture-em": MixtureRecipe(
+        summary="mixture of 8 Gaussians by exact expectation maximisation",
+        source="Dempster, Laird and Rubin (1977), JRSS B 39",
     ),
 }
 """Every recipe by the name that the command line knows."""

@@ -18,9 +18,8 @@ import torch
 from pyro_dgm import datasets
 from pyro_dgm.evaluation import elbo_parts
 from pyro_dgm.files import replace_atomically
-from pyro_dgm.infer import SVI
 from pyro_dgm.infer.programs import fork_rng
-from pyro_dgm.recipes.recipe import Recipe, System, change
+from pyro_dgm.recipes.recipe import CountingTrainer, Recipe, System, change
 from pyro_dgm.recipes.registry import get
 from pyro_dgm.training import CheckpointError, FitResult, fit, load_checkpoint
 
@@ -71,7 +70,7 @@ class Run(NamedTuple):
     config: Config
     recipe: Recipe
     system: System
-    trainer: SVI
+    trainer: CountingTrainer
 
     def train(self, resume: bool, progress: bool = True, tensorboard: bool = False) -> FitResult:
         """Trains to the recipe's number of epochs.
@@ -247,8 +246,7 @@ def _build(folder: Path, config: Config, recipe: Recipe, dataset: datasets.Datas
     _check_device(config.device)
     pyro.set_rng_seed(config.seed)
     system = recipe.build(dataset, config.seed, config.device)
-    trainer = SVI(system.model, system.guide, system.optimizer, system.objective)
-    return Run(folder, config, recipe, system, trainer)
+    return Run(folder, config, recipe, system, system.trainer)
 
 
 def _check_device(device: str) -> None:

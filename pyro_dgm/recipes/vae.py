@@ -2,9 +2,8 @@
 
 __all__ = ["VAERecipe"]
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any, final
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +18,24 @@ from pyro_dgm.distributions import (
     DiscretizedLogistic,
     FullNormal,
     Normal,
+    OneHotCategorical,
     StandardNormal,
+    UniformOneHot,
 )
 from pyro_dgm.guides import AmortizedGuide
-from pyro_dgm.infer import ELBO, IWAE, Objective, Renyi
-from pyro_dgm.infer.estimators import ESTIMATORS
+from pyro_dgm.infer import SVI
 from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP, ConvDecoder, ConvEncoder
+from pyro_dgm.recipes.checks import check_choices, check_counts, check_positive
+from pyro_dgm.recipes.data import moved, num_classes
+from pyro_dgm.recipes.objectives import check_objective, vae_annealing, vae_objective
 from pyro_dgm.recipes.recipe import System
 
 _CHOICES = {
     "network": ("mlp", "conv"),
+    "latent": ("normal", "categorical"),
     "posterior": ("diagonal", "full"),
     "likelihood": ("bernoulli", "continuous-bernoulli", "normal", "discretized-logistic"),
-    "objective": ("elbo", "iwae", "renyi"),
-    "gradient": ESTIMATORS,
     "activation": ("relu", "tanh"),
 }
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -43,22 +45,35 @@ _POSTERIORS = {"diagonal": DiagonalNormal, "full": FullNormal}
 @final
 @dataclass(frozen=True)
 class VAERecipe:
-    """A variational autoencoder with one latent vector per datum.
+    """A variational autoencoder with one latent vector per datum, normal or of one-hot variables.
+
+    The InfoVAE of alpha and lambda (Zhao, Song and Ermon 2019) has ``beta`` = 1 - alpha and ``mmd`` = alpha + lambda
+    - 1; a Wasserstein autoencoder has ``beta`` = 0. What is reported of any of them is the plain ELBO.
 
     Arguments:
         summary: what it is, in a line.
         source: the paper.
         network: ``"mlp"`` on flat data, or ``"conv"`` on images.
-        posterior: ``"diagonal"`` or ``"full"`` covariance.
+        latent: ``"normal"``, or ``"categorical"``: one-hot variables with a uniform prior.
+        posterior: ``"diagonal"`` or ``"full"`` covariance of normal latents.
         likelihood: ``"bernoulli"`` (grey levels are then binarised anew every time they are seen), or
             ``"continuous-bernoulli"``, ``"normal"`` (learned scale), ``"discretized-logistic"`` on grey levels.
         conditional: everything is conditioned on the class label.
         objective: ``"elbo"``, ``"iwae"`` or ``"renyi"``.
-        gradient: estimator of its gradient, ``"auto"``, ``"stl"``, ``"dreg"`` and so on.
+        gradient: estimator of its gradient, ``"auto"``, ``"stl"``, ``"dreg"``, ``"gumbel"`` and so on.
         alpha: of the Renyi bound.
         num_particles: number K of latents per datum in training.
-        analytic_kl: closed-form KL in the ELBO.
-        latent_features: length of z.
+        analytic_kl: take the ELBO's KL from guide to prior in closed form.
+        beta: weight of the ELBO's divergence.
+        free_bits: nats of the ELBO's divergence that each group of latents has for free.
+        free_bits_per: what a group is, ``"site"`` (all of z) or ``"dimension"``.
+        mmd: weight of the maximum mean discrepancy from aggregated posterior to prior, in nats per datum.
+        kl_warmup: epochs in which the weight of the divergence rises from 0 to 1; 0 for none.
+        temperature: of relaxed one-hot draws, at the start.
+        temperature_end: of relaxed one-hot draws, once it has fallen.
+        temperature_epochs: epochs in which it falls, exponentially; 0 to stay at the start.
+        latent_features: length of z: numbers, or one-hot variables.
+        latent_classes: classes of each one-hot variable.
         hidden_features: widths of the hidden layers, from the data inwards; a conv network has one, between the
             convolutions and z, of the first width.
         channels: channels of the convolutions, from the image inwards.
@@ -70,12 +85,13 @@ class VAERecipe:
         patience: epochs without a better validation bound after which training stops; None to train to the end.
 
     Raises:
-        ValueError: a choice is unknown, or a number out of range.
+        ValueError: a choice is unknown, a number out of range, or two settings do not go together.
     """
 
     summary: str
     source: str
     network: str = "mlp"
+    latent: str = "normal"
     posterior: str = "diagonal"
     likelihood: str = "bernoulli"
     conditional: bool = False
@@ -84,7 +100,16 @@ class VAERecipe:
     alpha: float = 0.5
     num_particles: int = 1
     analytic_kl: bool = True
+    beta: float = 1.0
+    free_bits: float = 0.0
+    free_bits_per: str = "site"
+    mmd: float = 0.0
+    kl_warmup: int = 0
+    temperature: float = 1.0
+    temperature_end: float = 0.5
+    temperature_epochs: int = 0
     latent_features: int = 50
+    latent_classes: int = 10
     hidden_features: tuple[int, ...] = (200, 200)
     channels: tuple[int, ...] = (32, 64)
     activation: str = "relu"
@@ -95,19 +120,18 @@ class VAERecipe:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}. Choose one of them.")
-        for name in ("num_particles", "latent_features", "hidden_features", "channels", "batch_size", "epochs"):
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,), default=1) < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}. Choose a positive number.")
+        check_choices(self, _CHOICES)
+        check_counts(self, "num_particles", "latent_features", "hidden_features", "channels", "batch_size", "epochs")
+        check_positive(self, {"learning_rate": "Adam likes 1e-3."})
+        check_objective(self)
         if self.levels < 2:
             raise ValueError(f"levels must be at least 2; got {self.levels}. It is 256 for 8-bit images.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience must be at least 1, or None; got {self.patience}. 10 is a usual choice.")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite; got {self.learning_rate}. Adam likes 1e-3.")
+        if self.latent_classes < 2:
+            raise ValueError(f"latent_classes must be at least 2; got {self.latent_classes}. 10 is a usual number.")
+        if self.latent == "categorical" and self.posterior != "diagonal":
+            raise ValueError(
+                f"categorical latents have no covariance; got posterior={self.posterior!r}. Use posterior=diagonal."
+            )
         if self.network == "conv" and not self.hidden_features:
             raise ValueError("a conv network has a hidden layer; got hidden_features=(). Use hidden_features=(200,).")
 
@@ -127,8 +151,8 @@ class VAERecipe:
         dataset = fix_binarization(dataset) if is_dynamic else dataset
         is_image = len(dataset.event_shape) == 3 and dataset.event_shape[0] in (1, 3)
         image_shape = dataset.event_shape if is_image else None
-        dataset = _moved(dataset, device, flat=self.network == "mlp")
-        classes = _num_classes(dataset) if self.conditional else 0
+        dataset = moved(dataset, device, flat=self.network == "mlp")
+        classes = num_classes(dataset) if self.conditional else 0
         model, guide = (program.to(device) for program in self._programs(dataset.event_shape, classes))
 
         def arguments(split: Split) -> tuple[Tensor, ...]:
@@ -137,23 +161,39 @@ class VAERecipe:
             assert split.y is not None
             return split.x, one_hot(split.y, classes).to(split.x.dtype)
 
+        batches = Batches(
+            *arguments(dataset.train),
+            batch_size=self.batch_size,
+            seed=seed,
+            transform=binarize if is_dynamic else None,
+            drop_last=bool(self.mmd) and len(dataset.train.x) % self.batch_size == 1,  # which has no pairs
+        )
         return System(
             model=model,
             guide=guide,
-            objective=self._objective(),
-            optimizer=torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=self.learning_rate),
-            batches=Batches(
-                *arguments(dataset.train),
-                batch_size=self.batch_size,
-                seed=seed,
-                transform=binarize if is_dynamic else None,
-            ),
+            trainer=self._trainer(model, guide, len(batches), device),
+            batches=batches,
             dataset=dataset,
             arguments=arguments,
             image_shape=image_shape,
-            latent_features=self.latent_features,
+            latent="z",
+            latent_features=self._latent_length,
+            is_continuous=self.latent == "normal",
             is_discrete=self.likelihood in ("bernoulli", "discretized-logistic"),
         )
+
+    @property
+    def _latent_length(self) -> int:
+        return self.latent_features * (self.latent_classes if self.latent == "categorical" else 1)
+
+    def _trainer(self, model: nn.Module, guide: nn.Module, steps_per_epoch: int, device: str) -> SVI:
+        objective, annealing = vae_objective(self, steps_per_epoch), vae_annealing(self, steps_per_epoch)
+        learned = [part.to(device) for part in objective.parts().values()]
+        parameters = [p for module in (model, guide, *learned) for p in module.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        if annealing is None:
+            return SVI(model, guide, optimizer, objective)
+        return SVI(annealing(model), annealing(guide), optimizer, objective)
 
     def _check(self, dataset: Dataset) -> None:
         accepted = {
@@ -173,18 +213,22 @@ class VAERecipe:
                 f"a convolutional network needs images (channels, height, width); got {dataset.name!r} with data of "
                 f"shape {dataset.event_shape}. Use --set network=mlp."
             )
-        if self.conditional and not _num_classes(dataset):
+        if self.conditional and not num_classes(dataset):
             raise ValueError(
                 f"a conditional model needs class labels; got {dataset.name!r}, which has none. Use the recipe vae, or "
                 "labelled data such as mnist."
             )
 
     def _programs(self, event_shape: tuple[int, ...], classes: int) -> tuple[LatentVariableModel, AmortizedGuide]:
-        posterior = _POSTERIORS[self.posterior]
-        num_outputs = posterior.num_parameters(self.latent_features)
-        model = LatentVariableModel(StandardNormal(self.latent_features), self._likelihood(event_shape, classes))
-        guide = AmortizedGuide(z=posterior(self._encoder(event_shape, classes, num_outputs)))
-        return model, guide
+        prior: ConditionalDistribution
+        if self.latent == "categorical":
+            prior = UniformOneHot(self.latent_features, self.latent_classes)
+            net = self._encoder(event_shape, classes, self._latent_length)
+            posterior: ConditionalDistribution = OneHotCategorical(net, self.latent_classes)
+        else:
+            prior, family = StandardNormal(self.latent_features), _POSTERIORS[self.posterior]
+            posterior = family(self._encoder(event_shape, classes, family.num_parameters(self.latent_features)))
+        return LatentVariableModel(prior, self._likelihood(event_shape, classes)), AmortizedGuide(z=posterior)
 
     def _encoder(self, event_shape: tuple[int, ...], classes: int, num_outputs: int) -> nn.Module:
         activation = _ACTIVATIONS[self.activation]
@@ -195,13 +239,14 @@ class VAERecipe:
     def _likelihood(self, event_shape: tuple[int, ...], classes: int) -> ConditionalDistribution:
         activation = _ACTIVATIONS[self.activation]
         copies = 2 if self.likelihood == "discretized-logistic" else 1  # parameters per pixel
-        num_inputs = self.latent_features + classes
+        num_inputs = self._latent_length + classes
         net: nn.Module
         if self.network == "mlp":
             net = MLP(num_inputs, copies * event_shape[0], self.hidden_features[::-1], activation)
         else:
             shape = (copies * event_shape[0], *event_shape[1:])
             net = ConvDecoder(num_inputs, shape, self.channels[::-1], self.hidden_features[0], activation)
+        net = _OfOneHot(net) if self.latent == "categorical" else net
         event_dim = len(event_shape)
         if self.likelihood == "bernoulli":
             return Bernoulli(net, event_dim)
@@ -211,29 +256,14 @@ class VAERecipe:
             return Normal(net, event_dim, scale="learned")
         return DiscretizedLogistic(net, event_dim, self.levels)
 
-    def _objective(self) -> Objective:
-        options: dict[str, Any] = {"gradient": self.gradient, "max_plate_nesting": 1}
-        if self.objective == "iwae":
-            return IWAE(self.num_particles, **options)
-        if self.objective == "renyi":
-            return Renyi(self.alpha, self.num_particles, **options)
-        return ELBO(self.num_particles, analytic_kl=self.analytic_kl, **options)
 
+class _OfOneHot(nn.Module):
+    """A network of one-hot variables, (*batch, variables, classes), as one vector."""
 
-def _num_classes(dataset: Dataset) -> int:
-    """The number of classes, or 0 where a split has no labels."""
-    labels = [split.y for split in (dataset.train, dataset.valid, dataset.test)]
-    return 0 if any(y is None for y in labels) else 1 + max(int(y.max()) for y in labels if y is not None)
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
 
-
-def _moved(dataset: Dataset, device: str, flat: bool) -> Dataset:
-    """The data on a device, as vectors if asked for."""
-
-    def move(split: Split) -> Split:
-        x = split.x.flatten(1) if flat else split.x
-        return Split(x.to(device), None if split.y is None else split.y.to(device), split.lengths)
-
-    shape = (math.prod(dataset.event_shape),) if flat else dataset.event_shape
-    return replace(
-        dataset, train=move(dataset.train), valid=move(dataset.valid), test=move(dataset.test), event_shape=shape
-    )
+    def forward(self, z: Tensor, *context: Tensor) -> Tensor:
+        """Joins the variables and runs the network."""
+        return self.net(z.flatten(-2), *context)

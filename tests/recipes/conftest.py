@@ -1,5 +1,6 @@
 """A small run, trained once for all tests, and small settings for others."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,29 @@ import torch
 
 from pyro_dgm.datasets import Dataset, Split
 from pyro_dgm.infer.programs import fork_rng
-from pyro_dgm.recipes import Run, open_run, start_run
+from pyro_dgm.recipes import RECIPES, Run, open_run, start_run
 
+SCHEDULES = ("kl_warmup", "temperature_epochs")
 SMALL: dict[str, Any] = {"latent_features": 2, "hidden_features": (16,), "channels": (4, 8), "epochs": 1}
 
 
 @pytest.fixture
+def small_of() -> Callable[..., dict[str, Any]]:
+    """Gives the settings of a recipe by name that make it quick; what has a schedule is over with it in an epoch."""
+
+    def settings(name: str, **others: Any) -> dict[str, Any]:
+        recipe = RECIPES[name]
+        known = {field.name for field in dataclasses.fields(recipe)}
+        quick = {**SMALL, "layers": (16, 8), "baseline_features": (8,), "components": 3}
+        quick.update({name: 1 for name in SCHEDULES if getattr(recipe, name, 0)})
+        return {name: value for name, value in quick.items() if name in known} | others
+
+    return settings
+
+
+@pytest.fixture
 def small() -> dict[str, Any]:
-    """Settings that make any recipe quick."""
+    """Settings that make a variational autoencoder quick."""
     return dict(SMALL)
 
 

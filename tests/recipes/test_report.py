@@ -134,6 +134,16 @@ def test_points_are_reported_on_without_what_is_for_images(small, folder):
     assert has_content(sample(run, 50, folder / "points.png"))
 
 
+@pytest.mark.parametrize("name", ["categorical-vae-gumbel", "sbn-nvil"])
+def test_discrete_latents_are_reported_on_without_ways_between_them(name, small_of, folder):
+    run = start_run(name, "digits", folder, settings=small_of(name))
+    run.train(resume=False, progress=False)
+    report = evaluate(run, num_particles=5, progress=False)
+    assert {path.stem for path in report.pictures} == PICTURES - {"interpolations", "manifold"}
+    assert all(map(has_content, report.pictures))
+    assert has_content(sample(run, 9, folder / "nine.png"))
+
+
 @pytest.mark.parametrize("num", [1, 3])
 def test_very_few_data_are_reported_on(num, small, folder, make_dataset, monkeypatch):
     dataset = make_dataset((1, 4, 4), num=num)

@@ -1,7 +1,9 @@
 """A run's folder: begun once, gone on with bitwise, refused when it does not fit."""
 
 import errno
+import itertools
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,8 +16,8 @@ import torch
 from contracts import refuses
 from pyro_dgm import datasets
 from pyro_dgm.datasets import Dataset
-from pyro_dgm.recipes import Run, open_run, start_run
-from pyro_dgm.training import CheckpointError, load_checkpoint
+from pyro_dgm.recipes import RECIPES, Run, evaluate, open_run, start_run
+from pyro_dgm.training import CheckpointError, fit, load_checkpoint
 
 
 class Crash(Exception):
@@ -77,11 +79,18 @@ def test_validation_gives_the_parts_of_the_loss(trained):
     assert metrics["loss"] == pytest.approx(metrics["reconstruction"] + metrics["kl"])
 
 
-@pytest.mark.parametrize("recipe", ["vae", "cvae"])
-@pytest.mark.parametrize("steps", [13, 40, 60])
-def test_a_run_that_was_interrupted_ends_bitwise_where_it_would_have(recipe, steps, small, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [
+        *itertools.product(["vae", "cvae"], [13, 40, 60]),
+        ("vae-annealed", 60),
+        ("categorical-vae-gumbel", 60),
+        ("sbn-relax", 60),
+    ],
+)
+def test_a_run_that_was_interrupted_ends_bitwise_where_it_would_have(recipe, steps, small_of, tmp_path):
     """41 steps an epoch, two epochs, a crash in the first, at its last step and in the second; another seed between."""
-    settings = {**small, "epochs": 2, "batch_size": 32}
+    settings = small_of(recipe, epochs=2, batch_size=32)
     straight = start_run(recipe, "digits", tmp_path / "straight", seed=3, settings=settings)
     straight.train(resume=False, progress=False)
     crashing = start_run(recipe, "digits", tmp_path / "crashed", seed=3, settings=settings)
@@ -91,6 +100,44 @@ def test_a_run_that_was_interrupted_ends_bitwise_where_it_would_have(recipe, ste
     resumed.train(resume=True, progress=False)
     states = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("straight", "crashed"))
     assert_equal(*states)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_trained_evaluated_and_gone_on_with(name, small_of, folder):
+    data = "ring" if name == "mixture-em" else "digits"
+    run = start_run(name, data, folder, settings=small_of(name, epochs=2))
+    assert run.train(resume=False, progress=False).epochs == 2
+    report = evaluate(run, num_particles=3, progress=False)
+    assert all(math.isfinite(number["value"]) for number in report.numbers)
+    again = open_run(folder)
+    again.load_trained()
+    assert_equal(dict(again.trainer.state_dict()), dict(run.trainer.state_dict()))
+    assert open_run(folder, settings={"epochs": 3}).train(resume=True, progress=False).epochs == 3
+
+
+def test_an_annealed_run_tells_its_weight_and_its_plain_elbo(small_of, folder):
+    """The weight is averaged over each epoch's 13 steps; what is validated is never weighted."""
+    run = start_run("vae-annealed", "digits", folder, settings=small_of("vae-annealed", epochs=3, kl_warmup=2))
+    rows = run.train(resume=False, progress=False).history
+    assert [row["kl_weight"] for row in rows] == pytest.approx([12 / 52, 38 / 52, 1.0])
+    for row in rows:
+        assert row["valid_loss"] == pytest.approx(row["valid_reconstruction"] + row["valid_kl"])
+        assert row["elbo"] < -20
+
+
+def test_training_is_not_cut_short_before_a_schedule_has_ended(small_of, folder):
+    settings = small_of("vae-annealed", epochs=3, kl_warmup=3)
+    with refuses(ValueError, "kl_warmup", "got 3 with epochs=2", "Train for longer"):
+        start_run("vae-annealed", "digits", folder, settings={**settings, "epochs": 2})
+    assert not folder.exists()
+    run = start_run("vae-annealed", "digits", folder, settings=settings)
+    crash_after(run, 15)
+    with refuses(ValueError, "kl_warmup", "got 3 with epochs=2"):
+        open_run(folder, settings={"epochs": 2})
+    assert open_run(folder).train(resume=True, progress=False).epochs == 3
+    short = open_run(folder)
+    with refuses(ValueError, "until every schedule has reached its end"):
+        fit(short.trainer, short.system.batches, epochs=2, progress=False)
 
 
 def test_seeds_make_runs_equal_and_different(small, tmp_path):
@@ -159,7 +206,7 @@ def test_a_folder_that_holds_a_run_or_a_part_of_one_is_refused(name, small, fold
         ({"seed": 2**32}, "got 4294967296"),
         ({"device": "gpu"}, "got 'gpu'"),
         ({"device": "meta"}, "got 'meta'"),
-        ({"settings": {"latent": 2}}, "latent_features"),
+        ({"settings": {"latent_feature": 2}}, "latent_features"),
         ({"settings": {"likelihood": "discretized-logistic"}}, "256 levels"),
     ],
 )
