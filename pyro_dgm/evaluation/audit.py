@@ -15,8 +15,10 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_dgm.infer import Objective
-from pyro_dgm.infer.programs import Program, module_of, parameters_met
+from pyro_dgm.infer import ELBO, Objective
+from pyro_dgm.infer.draws import Draws
+from pyro_dgm.infer.programs import Program, fork_rng, is_deterministic, module_of, parameters_met, sample_sites
+from pyro_dgm.infer.term import Term
 
 
 class ParameterAudit(NamedTuple):
@@ -70,7 +72,7 @@ def gradient_audit(
     guide: Program,
     *args: Any,
     num_steps: int = 200,
-    reference: Mapping[str, Tensor] | PyroELBO | None = None,
+    reference: Mapping[str, Tensor] | PyroELBO | str = "auto",
     num_reference_steps: int = 1000,
     progress: bool = False,
     **kwargs: Any,
@@ -78,10 +80,14 @@ def gradient_audit(
     r"""Draws an objective's gradient many times and says how biased and how noisy it is.
 
     The bias is measured against a reference: exact gradients where they are known, or the mean gradient of another
-    objective over ``num_reference_steps``, whose own error enters the z-score. Without one, a library's objective is
-    compared with itself by the estimator ``"auto"``, which is unbiased; for any other the reference must be given.
+    objective over ``num_reference_steps``, whose own error enters the z-score. The reference ``"auto"`` is exact for an
+    ELBO (plain or with a ``beta``) of latents that can all be enumerated: its gradient by ``"enumerate"``. Any other of
+    this library's bounds is compared with itself by the estimator ``"auto"``, which is unbiased; for what is no such
+    bound, wake-sleep and Pyro's objectives among them, the reference must be given.
+
     Gradients are those of the loss, as a trainer sees them. Parameters and their ``grad`` are left as they were; the
-    draws come from torch's generator. A baseline learns as it would in training, on a copy.
+    draws come from torch's generator. A running baseline learns as it would in training, on a copy; what an objective
+    learns by gradient (a baseline's network, a relaxation) is as it is, and not itself audited.
 
     Arguments:
         objective: an objective of this library, or any ELBO of Pyro's.
@@ -89,7 +95,7 @@ def gradient_audit(
         guide: its guide.
         args: positional arguments of both.
         num_steps: number of independent gradients, at least 2.
-        reference: exact gradients of the loss by parameter, named as in the result; or an objective; or None.
+        reference: exact gradients of the loss by parameter, named as in the result; or an objective; or ``"auto"``.
         num_reference_steps: gradients of the reference objective, at least 2.
         progress: show a bar.
         kwargs: keyword arguments of both programs.
@@ -105,8 +111,15 @@ def gradient_audit(
             raise ValueError(
                 f"{name} must be an integer of at least 2; got {count!r}. 200 give a variance within 10 %."
             )
-    reference = _reference(objective) if reference is None else reference
+    if isinstance(reference, str) and reference != "auto":
+        raise ValueError(
+            f"the reference must be 'auto', an objective, or gradients by parameter; got {reference!r}. Use 'auto', or "
+            f"an objective such as ELBO(gradient={reference!r})."
+        )
     with _own_gradients(model, guide):
+        if isinstance(reference, str):
+            exact = _exact(objective, model, guide, args, kwargs)
+            reference = _sampled(objective) if exact is None else exact
         start = time.perf_counter()
         found = _moments(objective, model, guide, args, kwargs, num_steps, progress)
         seconds = (time.perf_counter() - start) / num_steps
@@ -125,14 +138,37 @@ def gradient_audit(
     return GradientAudit(rows, num_steps, seconds)
 
 
-def _reference(objective: PyroELBO) -> PyroELBO:
+def _exact(
+    objective: PyroELBO, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Tensor] | None:
+    """The gradient of an ELBO summed over all values of its latents, or None if it is not, or they cannot be listed."""
+    if not isinstance(objective, ELBO) or objective.moves != "both":
+        return None
+    if objective.analytic_kl or objective.free_bits or objective.capacity is not None:
+        return None
+    exact = ELBO(gradient="enumerate", beta=objective.beta, max_plate_nesting=objective.max_plate_nesting)
+    with fork_rng():
+        try:
+            with torch.no_grad():
+                (traces,) = Draws(model, guide, args, kwargs, exact).completed(exact).runs
+            found = _gradients(exact, model, guide, args, kwargs)
+            again = _gradients(exact, model, guide, args, kwargs)
+        except ValueError:  # a latent cannot be listed, or has an estimator of its own
+            return None
+    drawn = {name for name, site in sample_sites(traces.guide).items() if not is_deterministic(site)}
+    is_same = all(torch.equal(gradient, again[name]) for name, gradient in found.items())  # not so with dropout
+    return found if is_same and drawn <= set(exact.supports or {}) else None
+
+
+def _sampled(objective: PyroELBO) -> PyroELBO:
+    """The same objective by the estimator ``"auto"``."""
     if not isinstance(objective, Objective):
         raise ValueError(
-            "a reference must be given for an objective that is not this library's; got none for "
+            "a reference must be given for an objective that is not one of this library's bounds; got none for "
             f"{type(objective).__name__}. Pass exact gradients, or an objective such as ELBO()."
         )
     other = copy.deepcopy(objective)
-    other.gradient = "auto"
+    other.gradient, other.supports = "auto", None
     return other
 
 
@@ -163,7 +199,7 @@ def _gradients(
     with parameters_met() as met:
         objective.loss_and_grads(model, guide, *args, **kwargs)
     parameters = _named_parameters(model, guide)
-    known = {id(parameter) for parameter in parameters.values()}
+    known = {id(parameter) for parameter in [*parameters.values(), *_own_parameters(objective)]}
     parameters |= {name: parameter for name, parameter in met.items() if id(parameter) not in known}
     found = {}
     for name, parameter in parameters.items():
@@ -172,6 +208,11 @@ def _gradients(
             found[name] = gradient.detach().double().clone()
             parameter.grad = None
     return found
+
+
+def _own_parameters(objective: PyroELBO) -> list[Tensor]:
+    parts = objective.parts().values() if isinstance(objective, Term) else ()
+    return [parameter for part in parts for parameter in part.parameters()]
 
 
 def _named_parameters(model: Program, guide: Program) -> dict[str, Tensor]:

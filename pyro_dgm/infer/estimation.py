@@ -131,7 +131,7 @@ class Estimation(Messenger):
                 for name in latents:
                     traces.guide.nodes[name]["fn"] = again.nodes[name]["fn"]
 
-    def correction(self, runs: Sequence[Traces], bound: Bound, is_linear: bool) -> Tensor:
+    def correction(self, runs: Sequence[Traces], bound: Bound, is_linear: bool, is_smooth: bool = True) -> Tensor:
         """A scalar of value zero whose gradient turns that of the bound, summed over N data, into the estimators'.
 
         Arguments:
@@ -139,7 +139,13 @@ class Estimation(Messenger):
             bound: maps log-weights (K, B) to (B,).
             is_linear: whether the bound is the mean of the log-weights, which sums over sites: then a latent's score
                 is multiplied by what it can have caused, and latents of no datum may be scored.
+            is_smooth: whether the bound's derivatives are continuous, which ``"dreg"`` needs.
         """
+        if not is_smooth and "dreg" in self._chosen.values():
+            raise ValueError(
+                "gradient='dreg' needs a bound whose derivatives are continuous, and the largest weight has none where "
+                "two are equal; got VR-max. Use gradient='reparam', or a large negative alpha."
+            )
         if set(self._chosen.values()) <= {"reparam", "enumerate", *BIASED}:
             self._check_local(runs[0], is_linear)
             return torch.zeros(())

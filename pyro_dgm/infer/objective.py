@@ -95,6 +95,8 @@ class Objective(ParticleTerm):
 
     is_linear = False
     """Whether the bound is the mean of the log-weights, a sum over sites."""
+    is_smooth = True
+    """Whether the bound's derivatives are continuous."""
 
     def __init__(self, num_particles: int = 1, *, moves: str = "both", **options: Any) -> None:
         super().__init__(num_particles, **options)
@@ -122,7 +124,7 @@ class Objective(ParticleTerm):
             return -self.bound(completed)
         if self.moves == "model":
             return -self.bound(completed, _without_guide)
-        correction = completed.estimation.correction(completed.runs, self.bound_of, self.is_linear)
+        correction = completed.estimation.correction(completed.runs, self.bound_of, self.is_linear, self.is_smooth)
         if self.moves == "both":
             return -(self.bound(completed) + correction)
         through = completed.estimation.through_draws(completed.runs, self.bound(completed))

@@ -2,6 +2,7 @@
 
 __all__ = ["CIWAE", "CUBO", "IWAE", "MIWAE", "PIWAE", "TVO", "Renyi"]
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -110,12 +111,14 @@ class Renyi(Objective):
         options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
-        ValueError: alpha is NaN or plus infinity; at the first step, as for ``IWAE``.
+        ValueError: alpha is NaN or plus infinity; at the first step, as for ``IWAE``, and for VR-max with ``"dreg"``,
+            which would be biased.
     """
 
     def __init__(self, alpha: float, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, **options)
         self.alpha = alpha
+        self.is_smooth = alpha > -math.inf or num_particles == 1
         self.bound_of(torch.zeros(num_particles, 1))
 
     def bound_of(self, log_weights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ __all__ = [
     "latent_space",
     "manifold",
     "manifold_grid",
+    "mixture_components",
     "reconstructions",
     "save_figure",
     "training_curves",
@@ -18,3 +19,4 @@ from pyro_dgm.plotting.curves import training_curves
 from pyro_dgm.plotting.figures import save_figure
 from pyro_dgm.plotting.images import image_grid, interpolations, manifold, manifold_grid, reconstructions
 from pyro_dgm.plotting.latents import latent_space
+from pyro_dgm.plotting.mixtures import mixture_components
