@@ -17,7 +17,7 @@ from pyro.infer import SVI as PyroSVI
 from torch.nn.functional import logsigmoid
 
 from contracts import refuses
-from exact_programs import PARAMETERS, Bits, Chain, X, estimates, exact_bound_of_bits, exact_gradient
+from exact_programs import PARAMETERS, Bits, Chain, X, estimates, exact_bound, exact_gradient
 from pyro_dgm.infer import (
     ELBO,
     IWAE,
@@ -38,19 +38,13 @@ ENCODER = slice(6, None)  # elements of the flattened gradient that are the guid
 
 
 def log_p_of_bits(program, x):
-    """Log p(x, z) for each datum and each of the 8 states, (B, 8)."""
-    a, rest, x = STATES[:, 0], STATES[:, 1:], x.unsqueeze(-1)
-    log_p = dist.Bernoulli(logits=program.prior[0]).log_prob(a)
-    log_p = log_p + dist.Bernoulli(logits=program.prior[1:] + a.unsqueeze(-1)).log_prob(rest).sum(-1)
-    return log_p + dist.Normal(program.weight[0] * a + rest @ program.weight[1:], 1.0).log_prob(x)
+    """Log p(x, z), (B, 8)."""
+    return program.tables(x)[0]
 
 
 def log_q_of_bits(program, x):
     """Log q(z | x), (B, 8)."""
-    a, rest, x = STATES[:, 0], STATES[:, 1:], x.unsqueeze(-1)
-    log_q = dist.Bernoulli(logits=program.encoder[0, 0] + program.encoder[1, 0] * x).log_prob(a)
-    seen = x.unsqueeze(-1) * program.encoder[1, 1:] + a.unsqueeze(-1) * program.encoder[2, 1:]
-    return log_q + dist.Bernoulli(logits=program.encoder[0, 1:] + seen).log_prob(rest).sum(-1)
+    return program.tables(x)[1]
 
 
 def wake_theta(program):
@@ -109,7 +103,7 @@ def test_wake_sleep_is_the_sum_of_two_terms(assert_mean):
 def test_reweighted_wake_sleep_has_the_exact_gradients_of_its_phases(wake, sleep, assert_mean):
     """The model's is the IWAE gradient (an identity of the field); the guide's, the phases' in their proportions."""
     program = Bits()
-    theta = exact_gradient(exact_bound_of_bits(program, bounds.iwae), program)
+    theta = exact_gradient(exact_bound(program, bounds.iwae), program)
     theta[ENCODER] = 0
     truth = theta + exact(wake * wake_phi(program, 2) + sleep * sleep_phi(program), program)
     objective = ReweightedWakeSleep(2, wake_phi=wake, sleep_phi=sleep)
@@ -211,8 +205,8 @@ def test_a_reconstruction_trains_both():
 
 def test_piwae_is_iwae_for_the_model_and_miwae_for_the_guide(assert_mean):
     program = Bits()
-    truth = exact_gradient(exact_bound_of_bits(program, bounds.iwae), program)
-    guide = exact_gradient(exact_bound_of_bits(program, partial(bounds.miwae, num_groups=2)), program)
+    truth = exact_gradient(exact_bound(program, bounds.iwae), program)
+    guide = exact_gradient(exact_bound(program, partial(bounds.miwae, num_groups=2)), program)
     truth[ENCODER] = guide[ENCODER]
     assert_mean(estimates(program, PIWAE(2, 2), 200, copies=500), truth)
 
