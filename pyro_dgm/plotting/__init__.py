@@ -4,6 +4,7 @@ Tensors or arrays in, a `matplotlib.figure.Figure` out: nothing is shown, and no
 """
 
 __all__ = [
+    "gradient_audits",
     "image_grid",
     "interpolations",
     "latent_space",
@@ -17,6 +18,7 @@ __all__ = [
 
 from pyro_dgm.plotting.curves import training_curves
 from pyro_dgm.plotting.figures import save_figure
+from pyro_dgm.plotting.gradients import gradient_audits
 from pyro_dgm.plotting.images import image_grid, interpolations, manifold, manifold_grid, reconstructions
 from pyro_dgm.plotting.latents import latent_space
 from pyro_dgm.plotting.mixtures import mixture_components
