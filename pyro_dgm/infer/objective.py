@@ -43,8 +43,9 @@ class ParticleTerm(Term):
         super().__init__(num_particles=check_num_particles(num_particles))
         self.gradient = check_estimator(gradient, "the objective")
         self.baseline = Baseline() if baseline is None else baseline
-        needs_relaxation = relaxation is None and gradient in ("rebar", *BIASED)
-        self.relaxation = Relaxation() if needs_relaxation else relaxation
+        if relaxation is None and gradient in ("rebar", *BIASED):
+            relaxation = Relaxation().requires_grad_(gradient == "rebar")  # the others take the temperature as it is
+        self.relaxation = relaxation
         self.vectorize_particles = vectorize_particles
         self.max_plate_nesting = max_plate_nesting
         self.supports: dict[str, Tensor] | None = None
