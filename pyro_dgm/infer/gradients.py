@@ -16,6 +16,11 @@ and the estimators differ in what multiplies the score, latent by latent, and in
   ``stl``;
 - ``score``, ``nvil``, ``loo``: no path; the score is multiplied by a learning signal, the bound less a baseline, and by
   :math:`-c_k` as always. Unbiased, for draws of any kind, as long as the baseline does not know the draw.
+
+Discrete latents have more, which need runs or draws of their own and are in ``control_variates``, ``relaxations`` and
+``enumeration``: ``rebar`` and ``relax`` (the score, less that of a relaxed bound, plus the relaxed bound's own
+gradient), ``disarm`` (the score of a draw and its mirror image together) and ``enumerate`` (the sum over all values),
+all unbiased; ``straight_through`` and ``gumbel`` (the path of a relaxed draw), biased.
 """
 
 __all__ = ["coefficients", "double_coefficients", "leave_one_out"]

@@ -8,7 +8,18 @@ from pyro_dgm.training.checkpoint import (
     save_checkpoint,
 )
 from pyro_dgm.training.fit import FitResult, fit
-from pyro_dgm.training.protocols import Callback, Info, OnEpoch, OnStep, Stateful, StopTraining, Trainer
+from pyro_dgm.training.protocols import (
+    Callback,
+    Info,
+    OnEpoch,
+    OnStep,
+    Position,
+    Reporting,
+    Scheduled,
+    Stateful,
+    StopTraining,
+    Trainer,
+)
 
 __all__ = [
     "Callback",
@@ -17,6 +28,9 @@ __all__ = [
     "Info",
     "OnEpoch",
     "OnStep",
+    "Position",
+    "Reporting",
+    "Scheduled",
     "Stateful",
     "StopTraining",
     "Trainer",
