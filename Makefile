@@ -24,6 +24,7 @@ format: $(READY)
 bench: $(READY)  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks.gradients
 	$(BIN)/python -m benchmarks.reference_vae
+	$(BIN)/python -m benchmarks.published
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows": rows,
         "pairs": [pair for group in GROUPS for pair in _pairs(arguments, _of_group(rows, group))],
     }
-    write_results(arguments.results, "published", content, _text(content))
-    _draw_curves(rows, arguments.results / "published.png")
+    write_results(arguments.results, arguments.name, content, _text(content, arguments.name))
+    _draw_curves(rows, arguments.results / f"{arguments.name}.png")
 
 
 def _row(arguments: argparse.Namespace, system: System, seed: int) -> dict[str, Any]:
@@ -178,17 +178,17 @@ def _protocol(arguments: argparse.Namespace, rows: Sequence[dict[str, Any]], gro
     )
 
 
-def _text(content: dict[str, Any]) -> str:
+def _text(content: dict[str, Any], name: str) -> str:
     """Markdown: for each group its protocol, a row per system, and its systems in pairs."""
     lines = [
         "# Published results",
         "",
         "`python -m benchmarks.published`. Nats per datum: the mean over the seeds ± the standard error over the test "
         "images, the range over the seeds in brackets. Seconds are the median over the seeds, validation after each "
-        "epoch included. The distance is to the published number, positive where that is better. Published numbers "
-        "are of far longer trainings and another draw of the binary test images.",
+        "epoch included. The distance is ours less the published number, so positive where the published one is "
+        "better; those are of far longer trainings and another draw of the binary test images.",
         "",
-        "![Validation ELBO of every epoch](published.png)",
+        f"![Validation ELBO of every epoch]({name}.png)",
     ]
     for group, protocol in content["protocol"].items():
         rows = _of_group(content["rows"], group)
@@ -313,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-particles", type=_count, default=5000, help="importance samples of log p(x)")
     parser.add_argument("--every", type=_count, default=5, help="evaluate each so-many-th test image (1: all)")
     parser.add_argument("--runs", type=Path, default=Path("runs/published"), help="where the runs are kept")
+    parser.add_argument("--name", default="published", help="of the files with the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the results go")
     return parser
 
