@@ -267,7 +267,7 @@ def _entry(row: dict[str, Any]) -> str:
     if row["is"] == "refused":
         return "-"
     noise = row["guide_variance"] / row["guide_gradient"] ** 2
-    shown = "0" if noise < 1e-12 else f"{noise:.2g}" if noise < 100 else f"{noise:,.0f}"
+    shown = "0" if noise < 1e-12 else f"{noise:.2g}" if noise < 9.5 else f"{noise:,.0f}"
     if row["is"] == "exact":
         return shown
     return f"{shown} ({row['is']} {row['guide_bias'] / row['guide_gradient']:.2f})"
