@@ -89,9 +89,11 @@ class _Moments(LocalModule):
         self.register_buffer("is_new", torch.tensor(True))
 
     def remember(self, signal: Tensor) -> None:
-        """Takes a signal into the averages."""
+        """Takes a signal into the averages, unless it is not finite: then it belongs to a step not to be taken."""
         with torch.no_grad():
             mean, variance = signal.mean().to(self.center), signal.var(correction=0).to(self.spread)
-            self.center.copy_(torch.where(self.is_new, mean, torch.lerp(mean, self.center, self.decay)))
-            self.spread.copy_(torch.where(self.is_new, variance, torch.lerp(variance, self.spread, self.decay)))
-            self.is_new.fill_(False)
+            is_fine = mean.isfinite() & variance.isfinite()
+            for average, new in ((self.center, mean), (self.spread, variance)):
+                moved = torch.where(self.is_new, new, torch.lerp(new, average, self.decay))
+                average.copy_(torch.where(is_fine, moved, average))
+            self.is_new.logical_and_(~is_fine)

@@ -27,15 +27,15 @@ def downstream_cost(traces: Traces, name: str) -> Tensor:
         A tensor with the particles first, and the latent's plates on their own dimensions: (K, ...), without gradient.
     """
     guide = sample_sites(traces.guide)
-    own = {frame.dim for frame in plates_of(guide[name])}
-    kept = own | ({traces.particle_dim} if traces.particle_dim is not None else set())
+    own = {frame.name for frame in plates_of(guide[name])}
     earlier = list(guide)[: list(guide).index(name)]
     sites = [(1.0, site) for site in sample_sites(traces.model).values()]
     sites += [(-1.0, site) for other, site in guide.items() if other not in earlier]
     total: Tensor | float = 0.0
     for sign, site in sites:
         cost = sign * masked_and_scaled(site["unscaled_log_prob"].detach(), site)
-        summed = [dim for dim in range(-cost.dim(), 0) if dim not in kept]
+        shared = {frame.dim for frame in plates_of(site) if frame.name in own}  # another plate may be on the same one
+        summed = [dim for dim in range(-cost.dim(), 0) if dim not in shared and dim != traces.particle_dim]
         total = total + (cost.sum(summed, keepdim=True) if summed else cost)
     assert isinstance(total, Tensor)
     return with_particles(total, traces)

@@ -74,6 +74,7 @@ class PlainSampler:
     supports: dict[str, Tensor] | None = field(default_factory=dict)
     latent_weight: float = 1.0
     is_explicit: bool = False
+    is_repeatable: bool = False
 
 
 @final

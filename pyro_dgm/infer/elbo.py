@@ -3,7 +3,7 @@
 __all__ = ["ELBO"]
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -87,7 +87,8 @@ class ELBO(Objective):
         """The ELBO, summed over the N data."""
         runs = completed.runs
         if self._is_by_site:
-            return torch.stack([self._by_site(traces) for traces in runs]).mean()
+            self._check_paths(completed)
+            return self._by_site(runs)
         weights = [weigh(traces) for traces in runs]
         weights = [part(own) for own in weights] if part else weights
         local = completed.estimation.expected(runs, torch.cat([own.local for own in weights]))  # (K, B)
@@ -103,9 +104,11 @@ class ELBO(Objective):
     def _is_by_site(self) -> bool:
         return self.analytic_kl or self.free_bits > 0 or self.capacity is not None
 
-    def _by_site(self, traces: Traces) -> Tensor:
-        observed = [_total(term, traces) for term in observation_terms(traces).values()]
-        latents = latent_terms(traces, self.analytic_kl)
+    def _by_site(self, runs: Sequence[Traces]) -> Tensor:
+        """Observations less the divergences, which are averaged over particles and data before they are bent."""
+        traces = runs[0]
+        observed = _joined([observation_terms(own) for own in runs])
+        latents = _joined([latent_terms(own, self.analytic_kl) for own in runs])
         if self.capacity is not None:
             limit = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
             num_data = traces.num_data * traces.scale
@@ -114,29 +117,44 @@ class ELBO(Objective):
             divergence = _sum(plain) / num_data
             cost = num_data * self.beta * max(factors.values(), default=1.0) * (divergence - limit).abs()
         elif self.free_bits > 0:
-            cost = _sum([self._floored(name, term, traces) for name, term in latents.items()])
+            cost = _sum([self._floored(name, term, runs) for name, term in latents.items()])
         else:
             cost = _sum([_total(term, traces) for term in latents.values()])
-        return _sum([*observed, -cost])
+        return _sum([*(_total(term, traces) for term in observed.values()), -cost])
 
-    def _floored(self, name: str, term: SiteTerm, traces: Traces) -> Tensor:
+    def _floored(self, name: str, term: SiteTerm, runs: Sequence[Traces]) -> Tensor:
         """A latent's divergence, no group of it below the floor; a latent of no datum has none."""
+        traces = runs[0]
         if not term.is_local:
             return _total(term, traces)
         if self.free_bits_per == "dimension":
-            units = latent_units(traces, name, self.analytic_kl)  # (K, B, units)
+            units = torch.cat([latent_units(own, name, self.analytic_kl) for own in runs])  # (K, B, units)
         else:
             units = term.value.unsqueeze(-1)
         floor = self.free_bits * annealing_of(traces.guide.nodes[name])
         return traces.scale * traces.num_data * units.mean((0, 1)).clamp(min=floor).sum()
 
+    def _check_paths(self, completed: Completed) -> None:
+        """Raises where a bent divergence would meet an estimator that knows the plain log-weights alone."""
+        wrong = {name: own for name, own in completed.estimation.chosen.items() if own not in ("reparam", *BIASED)}
+        if wrong and torch.is_grad_enabled():
+            raise ValueError(
+                "analytic_kl, free_bits and capacity go with latents that have a path, by 'reparam', 'gumbel' or "
+                f"'straight_through'; got {wrong}. Use gradient='gumbel' for discrete latents, or the plain ELBO."
+            )
+
     def _check(self) -> None:
-        capacity = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
-        for name, value in (("beta", self.beta), ("free_bits", self.free_bits), ("capacity", capacity)):
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(
-                    f"{name} must be a number of at least 0; got {value}. Leave it out for the plain ELBO."
-                )
+        ends: tuple[Any, ...] = (self.capacity,)
+        if isinstance(self.capacity, Schedule):
+            ends = tuple(self.capacity.value_at(step) for step in (0, self.capacity.num_steps_needed))
+        for name, values in (("beta", (self.beta,)), ("free_bits", (self.free_bits,)), ("capacity", ends)):
+            for value in values:
+                is_left_out = name == "capacity" and value is None
+                if not is_left_out and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                    raise ValueError(
+                        f"{name} must be a number of at least 0; got {value!r}. Leave it out for the plain ELBO"
+                        f"{', and anneal by KLAnnealing' if isinstance(value, Schedule) else ''}."
+                    )
         if self.free_bits_per not in _GROUPS:
             raise ValueError(
                 f"free_bits_per must be one of {_GROUPS}; got {self.free_bits_per!r}. 'site' is the usual."
@@ -165,6 +183,13 @@ class ELBO(Objective):
                 f"{names[0]} trains model and guide together; got moves={self.moves!r}. Leave {names[0]} out, or use "
                 "moves='both'."
             )
+
+
+def _joined(runs: Sequence[Mapping[str, SiteTerm]]) -> dict[str, SiteTerm]:
+    """The terms of all particles, which may have been drawn in several runs."""
+    return {
+        name: SiteTerm(torch.cat([own[name].value for own in runs]), term.is_local) for name, term in runs[0].items()
+    }
 
 
 def _sum(values: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,6 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_dgm.infer.programs import (
-    DATA_PLATE,
     Program,
     Site,
     evaluation_mode,
@@ -65,6 +64,7 @@ def listed_value(name: str, supports: Mapping[str, Tensor], site: Site, particle
     The last of the latents varies fastest, and all of them faster than the particles themselves.
     """
     fn = site["fn"]
+    _check_support(name, supports[name], site)
     sizes = [len(values) for values in supports.values()]
     position = list(supports).index(name)
     within = math.prod(sizes[position + 1 :])
@@ -76,13 +76,23 @@ def listed_value(name: str, supports: Mapping[str, Tensor], site: Site, particle
     return values.reshape(inner + event).expand(batch + event)
 
 
+def _check_support(name: str, values: Tensor, site: Site) -> None:
+    own, event = unwrapped(site["fn"]).enumerate_support(expand=False), tuple(site["fn"].event_shape)
+    units = math.prod(event[: len(event) - unwrapped(site["fn"]).event_dim])
+    if len(own) ** units != len(values) or event != tuple(values.shape[1:]):
+        raise ValueError(
+            f"enumerated latents must have the same values at every step; got {name!r} with {len(own)} values for each "
+            f"of {units} units, where there were {len(values)} in all. Make a new objective for the changed guide."
+        )
+
+
 def _values(name: str, site: Site) -> Tensor:
     inner = unwrapped(site["fn"])
     try:
         own = inner.enumerate_support(expand=False)
     except NotImplementedError as err:
         raise _refusal(name, f"a {kind_of(site)}, whose values cannot be listed") from err
-    if any(frame.name != DATA_PLATE for frame in plates_of(site)[1:]):
+    if len(plates_of(site)) > 1:
         raise _refusal(name, f"one in the plates {[frame.name for frame in plates_of(site)]}")
     own_event = inner.event_dim
     own = own.reshape(len(own), *own.shape[own.dim() - own_event :])

@@ -2,6 +2,7 @@
 
 __all__ = ["Estimation", "Sampler"]
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, final
@@ -26,12 +27,14 @@ from pyro_dgm.infer.programs import (
     Site,
     Traces,
     compute_log_probs,
+    global_log_prob,
     is_deterministic,
     is_local,
     local_log_prob,
     local_score,
     masked_and_scaled,
     module_of,
+    reduced_to_data,
     rescore,
     sample_sites,
 )
@@ -50,6 +53,7 @@ class Sampler(Protocol):
     supports: dict[str, Tensor] | None
     latent_weight: float
     is_explicit: bool
+    is_repeatable: bool
 
 
 @final
@@ -89,6 +93,11 @@ class Estimation(Messenger):
         self._noises: list[dict[str, Noise]] = []  # for each run, the noise of each relaxable latent
         self._copies: list[dict[str, Tensor]] = []  # for each run, what the model got in the place of each latent
         self._particle_dim: int | None = None
+
+    @property
+    def chosen(self) -> Mapping[str, str]:
+        """The estimator of each latent, by name."""
+        return self._chosen
 
     @property
     def scored(self) -> set[str]:
@@ -152,8 +161,9 @@ class Estimation(Messenger):
         self._check_local(runs[0], is_linear)
         log_weights = torch.cat([weigh(traces).local for traces in runs]).detach()  # (K, B)
         first = coefficients(bound, log_weights)
-        if any(self._gates):
-            factor = torch.where(first == 0, 0.0, double_coefficients(bound, log_weights) / first)
+        if any(self._gates) and not is_linear:
+            change = first - double_coefficients(bound, log_weights)  # of c_k with its own log-weight
+            factor = torch.where(first == 0, 0.0, 1 - self._counts(runs) * change / first)
             self._open_gates(runs, factor)
         total = self._without_scores(runs, first) + self._scores(runs, bound, log_weights, is_linear)
         total = total + self._controls(runs, bound, log_weights, first)
@@ -164,6 +174,12 @@ class Estimation(Messenger):
 
         Every latent must be doubly reparameterised.
         """
+        counts = self._counts(runs)
+        if isinstance(counts, Tensor) or not math.isclose(counts, 1.0, rel_tol=1e-9):
+            raise ValueError(
+                "gradient='dreg' of a forward divergence needs latents that are neither masked nor scaled; got some "
+                "that are. Use gradient='score'."
+            )
         self._open_gates(runs, factors)
         total = self._without_scores(runs, torch.ones_like(factors))
         return total - total.detach()
@@ -190,6 +206,7 @@ class Estimation(Messenger):
         names = self._named("enumerate")
         if not names:
             return log_weights
+        self._check_local(runs[0], is_linear=True)
         log_q = sum(_local_log_q(traces.guide, name, traces) for traces in runs for name in names)
         assert isinstance(log_q, Tensor)
         weighted = torch.where(log_q == -torch.inf, 0.0, log_q.exp() * log_weights)
@@ -249,7 +266,8 @@ class Estimation(Messenger):
         total = log_weights.new_zeros(())
         datum = self._datum_signals(bound, log_weights, is_linear)
         if "nvil" in self._chosen.values():
-            centred, error = self._sampler.baseline(bound(log_weights), self._args)
+            signal = bound(log_weights) + self._later_costs(runs) if is_linear else bound(log_weights)
+            centred, error = self._sampler.baseline(signal, self._args)
             datum["nvil"] = centred.expand_as(log_weights)
             total = total - error
         for name in self._named(*SCORE):
@@ -284,9 +302,44 @@ class Estimation(Messenger):
         scores = []
         for traces in runs:
             site = traces.guide.nodes[name]
-            log_q = masked_and_scaled(site["unscaled_log_prob"], {**site, "scale": 1.0})
+            log_q = masked_and_scaled(site["unscaled_log_prob"], {**site, "scale": 1.0, "mask": None})
             scores.append(with_particles(log_q, traces))
         return (signal * torch.cat(scores)).sum() / (len(signal) * runs[0].scale)
+
+    def _later_costs(self, runs: Sequence[Traces]) -> Tensor:
+        """What latents of the data may have caused outside of the data plate, over the scale; a scalar."""
+        costs = [
+            sign * global_log_prob(site, site["unscaled_log_prob"].detach(), traces)
+            for traces in runs
+            for sign, site in _later_sites(traces)
+        ]
+        total = torch.stack([cost.sum() for cost in costs]).sum() if costs else torch.zeros(())
+        return total / (sum(traces.num_particles for traces in runs) * runs[0].scale)
+
+    def _counts(self, runs: Sequence[Traces]) -> Tensor | float:
+        """How much the latents count in log-weights by masks and scales of the program: one number, or each, (K, B).
+
+        Raises:
+            ValueError: they do not count alike.
+        """
+        latents = [site for traces in runs for site in _latents(traces.guide).values()]
+        if all((s["mask"] is None or s["mask"] is True) and not isinstance(s["scale"], Tensor) for s in latents):
+            plain = [float(site["scale"]) / float(runs[0].scale) for site in latents]
+            if math.isclose(min(plain), max(plain), rel_tol=1e-9):
+                return plain[0]
+        found = []
+        for traces in runs:
+            sites = _latents(traces.guide).values()
+            shares = [masked_and_scaled(torch.ones_like(s["unscaled_log_prob"]), s, traces.scale) for s in sites]
+            least = torch.stack([reduced_to_data(share, traces, torch.amin) for share in shares]).amin(0)
+            most = torch.stack([reduced_to_data(share, traces, torch.amax) for share in shares]).amax(0)
+            if not torch.equal(least, most):
+                raise ValueError(
+                    "gradient='dreg' needs the latents of a datum to count alike in its weight; got some that are "
+                    f"masked or scaled and others that are not, among {list(_latents(traces.guide))}. Use 'reparam'."
+                )
+            found.append(least)
+        return torch.cat(found)
 
     def _controls(self, runs: Sequence[Traces], bound: Bound, log_weights: Tensor, first: Tensor) -> Tensor:
         """The gradients of the latents with a control variate of their own."""
@@ -344,7 +397,23 @@ class Estimation(Messenger):
                 "given its draws; got dropout in training mode. Take the dropout out of the guide, or use "
                 "gradient='reparam'."
             )
-        return rescore(self._guide, self._args, self._kwargs, traces, values)
+        again = rescore(self._guide, self._args, self._kwargs, traces, values)
+        if not self._sampler.is_repeatable:
+            self._check_repeats(traces.guide, again)
+            self._sampler.is_repeatable = True
+        return again
+
+    def _check_repeats(self, trace: Trace, again: Trace) -> None:
+        """Raises where the second run gives the same draws another density; it must not be kept, for paths differ."""
+        for name in _latents(trace):
+            with torch.no_grad():
+                one, other = (t.nodes[name]["fn"].log_prob(t.nodes[name]["value"]) for t in (trace, again))
+            if not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    "gradient='stl' and 'dreg' score a guide of several latents a second time, so it must not be "
+                    f"random given its draws; got another density of the same draw of {name!r}. Take dropout and other "
+                    "noise out of the guide, or use gradient='reparam'."
+                )
 
     def _open_gates(self, runs: Sequence[Traces], factor: Tensor) -> None:
         start = 0
@@ -367,6 +436,18 @@ class Estimation(Messenger):
                 f"latents outside the data plate take the estimators {allowed}; got {outer}. Choose one of those for "
                 "them, by infer={'pyro_dgm': {'gradient': ...}} at the site."
             )
+        self._check_no_later(traces)
+
+    def _check_no_later(self, traces: Traces) -> None:
+        """Raises where latents of the data may have an effect outside of their plate that an estimator cannot see."""
+        blind = self._named(*CONTROL, "enumerate")
+        later = [site["name"] for _, site in _later_sites(traces)] if blind else []
+        if later:
+            raise ValueError(
+                f"the estimators {(*CONTROL, 'enumerate')} need latents of the data plate with no effect outside of "
+                f"it; got {sorted(blind)}, which {later} come after. Move these sites before the data plate, or use "
+                "'loo', 'nvil' or 'score'."
+            )
 
 
 def _is_latent(msg: Mapping[str, Any]) -> bool:
@@ -376,6 +457,20 @@ def _is_latent(msg: Mapping[str, Any]) -> bool:
 def _latents(trace: Trace) -> dict[str, Site]:
     """The sites that a guide draws."""
     return {name: site for name, site in sample_sites(trace).items() if _is_latent(site)}
+
+
+def _later_sites(traces: Traces) -> list[tuple[float, Site]]:
+    """Sites outside of the data plate that come after a latent inside, the guide's with a minus."""
+    found = []
+    for sign, trace in ((1.0, traces.model), (-1.0, traces.guide)):
+        is_after = False
+        for name, site in sample_sites(trace).items():
+            drawn = traces.guide.nodes.get(name)
+            if drawn is not None and _is_latent(drawn) and is_local(drawn, traces):
+                is_after = True
+            elif is_after and not is_local(site, traces) and not is_deterministic(site):
+                found.append((sign, site))
+    return found
 
 
 def _local_log_q(trace: Trace, name: str, traces: Traces) -> Tensor:

@@ -50,7 +50,7 @@ class ParticleTerm(Term):
         self.max_plate_nesting = max_plate_nesting
         self.supports: dict[str, Tensor] | None = None
         self.latent_weight = 1.0
-        self.is_explicit = False
+        self.is_explicit = self.is_repeatable = False
 
     def sampler(self) -> "ParticleTerm":
         """Itself."""

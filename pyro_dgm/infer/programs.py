@@ -30,6 +30,7 @@ __all__ = [
     "plate_scale",
     "plates_of",
     "redraw",
+    "reduced_to_data",
     "rescore",
     "run",
     "run_against",
@@ -233,16 +234,15 @@ def local_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
         A tensor of shape (K, B).
     """
     log_prob = masked_and_scaled(log_prob, site, traces.scale)
-    kept = [] if traces.data_frame is None else [traces.data_frame.dim]
-    return _sum_to(log_prob, kept, traces).reshape(traces.num_particles, traces.num_data)
+    return reduced_to_data(log_prob, traces, torch.sum)
 
 
 def local_score(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
-    """Sums the log-density that a latent was drawn from, (K, B): masked like its log-probability, and not scaled.
+    """Sums the log-density that a latent was drawn from, (K, B), neither masked nor scaled.
 
-    A program's scale, such as an annealing's, changes what the bound counts, and not how the latent was drawn.
+    A program's mask or scale, such as an annealing's, changes what the bound counts, and not how the latent was drawn.
     """
-    return local_log_prob({**site, "scale": traces.scale}, log_prob, traces)
+    return local_log_prob({**site, "scale": traces.scale, "mask": None}, log_prob, traces)
 
 
 def global_log_prob(site: Site, log_prob: Tensor, traces: Traces) -> Tensor:
@@ -459,7 +459,13 @@ def masked_and_scaled(log_prob: Tensor, site: Site, divisor: float = 1.0) -> Ten
     return torch.where(mask, log_prob, log_prob.new_zeros(()))
 
 
-def _sum_to(log_prob: Tensor, kept: Sequence[int], traces: Traces) -> Tensor:
+def reduced_to_data(value: Tensor, traces: Traces, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduces a tensor of a local site's batch shape over all but particles and data: (K, B)."""
+    kept = [] if traces.data_frame is None else [traces.data_frame.dim]
+    return _sum_to(value, kept, traces, reduce).reshape(traces.num_particles, traces.num_data)
+
+
+def _sum_to(log_prob: Tensor, kept: Sequence[int], traces: Traces, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
     """Sums over every dimension but the particles' and those kept, which are all brought into being."""
     sizes = {dim: traces.num_data for dim in kept}
     if traces.particle_dim is not None:
@@ -469,4 +475,4 @@ def _sum_to(log_prob: Tensor, kept: Sequence[int], traces: Traces) -> Tensor:
     shape = [sizes.get(dim, log_prob.shape[dim]) for dim in range(-width, 0)]
     summed = [dim for dim in range(-width, 0) if dim not in sizes]
     log_prob = log_prob.expand(shape)
-    return log_prob.sum(summed) if summed else log_prob
+    return reduce(log_prob, summed) if summed else log_prob
