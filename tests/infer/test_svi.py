@@ -526,3 +526,26 @@ def test_divergence_that_validation_meets_first_is_named_and_leaves_the_paramete
     skipping = SVI(model, Guide(), SGD, ELBO(), nonfinite="skip")
     assert torch.isnan(torch.tensor(skipping.step(torch.ones(3, 2))))
     assert skipping.num_skipped == 1
+
+
+@pytest.mark.parametrize("num_steps", [1, 5])
+def test_a_running_baseline_of_pyros_is_one_parameter_however_often_it_is_replaced(num_steps):
+    logit = torch.nn.Linear(1, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.4))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.module("logit", logit)
+        with pyro.plate("data", len(x)):
+            infer = {"baseline": {"use_decaying_avg_baseline": True}}
+            pyro.sample("z", dist.Bernoulli(logits=logit(x.unsqueeze(-1)).squeeze(-1)), infer=infer)
+
+    pyro.clear_param_store()
+    svi = SVI(model, guide, functools.partial(torch.optim.Adam, lr=0.01), TraceGraph_ELBO())
+    for _ in range(num_steps):
+        svi.step(torch.randn(4))
+    held = [parameter for group in svi.optimizer.param_groups for parameter in group["params"]]
+    assert len(held) == 3

@@ -12,7 +12,7 @@ from pyro_dgm.plotting import gradient_audits, save_figure
 
 
 def audit(mean, variance, z, names=("model.weight", "guide.weight"), seconds=0.002):
-    row = [torch.full((2,), float(value)) for value in (mean, variance, 0.0, z)]
+    row = [torch.full((2,), float(value)) for value in (mean + 0.5, variance, 0.5, z)]  # and a bias of 0.5
     return GradientAudit([ParameterAudit(name, *row) for name in names], 100, seconds)
 
 
