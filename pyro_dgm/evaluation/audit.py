@@ -54,8 +54,11 @@ class GradientAudit(NamedTuple):
 
     @property
     def largest_z(self) -> float:
-        """The largest bias of any element, in standard errors; with many elements expect 4 or 5 of an unbiased one."""
-        return max(float(row.z.abs().max()) for row in self.rows)
+        """The largest bias of any element, in standard errors; with many elements expect 4 or 5 of an unbiased one.
+
+        NaN where one is NaN.
+        """
+        return max((float(row.z.abs().max()) for row in self.rows), key=lambda z: (math.isnan(z), z))
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
@@ -104,18 +107,21 @@ def gradient_audit(
         The audit; printing it gives a table.
 
     Raises:
-        ValueError: there are fewer than 2 steps, no reference can be made, or it lacks a parameter.
+        ValueError: there are fewer than 2 steps, no reference can be made, it lacks a parameter, or has a gradient of
+            another shape.
     """
     for name, count in (("num_steps", num_steps), ("num_reference_steps", num_reference_steps)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 2:
             raise ValueError(
                 f"{name} must be an integer of at least 2; got {count!r}. 200 give a variance within 10 %."
             )
-    if isinstance(reference, str) and reference != "auto":
+    if not isinstance(reference, Mapping | PyroELBO) and reference != "auto":
         raise ValueError(
             f"the reference must be 'auto', an objective, or gradients by parameter; got {reference!r}. Use 'auto', or "
-            f"an objective such as ELBO(gradient={reference!r})."
+            "an objective such as ELBO(gradient='score')."
         )
+    if isinstance(reference, Mapping):
+        _check_tensors(reference)
     with _own_gradients(model, guide):
         if isinstance(reference, str):
             exact = _exact(objective, model, guide, args, kwargs)
@@ -134,8 +140,27 @@ def gradient_audit(
             f"the reference must have a gradient for every parameter; got none for {missing}. The parameters are "
             f"{list(found)}."
         )
+    reshaped = [
+        f"{name}: {tuple(truth[name][0].shape)} for {tuple(mean.shape)}"
+        for name, (mean, _) in found.items()
+        if truth[name][0].shape != mean.shape
+    ]
+    if reshaped:
+        raise ValueError(
+            f"a gradient of the reference must have its parameter's shape; got {', '.join(reshaped)}. Broadcast or sum "
+            "it first."
+        )
     rows = [_row(name, *found[name], num_steps, *truth[name], errors) for name in found]
     return GradientAudit(rows, num_steps, seconds)
+
+
+def _check_tensors(reference: Mapping[str, Tensor]) -> None:
+    wrong = [f"{name}: {value!r}" for name, value in reference.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise ValueError(
+            f"the gradients of the reference must be tensors; got {', '.join(wrong)}. Pass for instance "
+            "torch.tensor(0.0)."
+        )
 
 
 def _exact(

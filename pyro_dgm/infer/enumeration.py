@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_dgm.infer.estimators import own_estimator
 from pyro_dgm.infer.programs import (
     Program,
     Site,
@@ -47,7 +48,7 @@ def find_supports(guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]
     listed = {
         name: _values(name, site)
         for name, site in sites.items()
-        if site["infer"].get("pyro_dgm", {}).get("gradient", default) == "enumerate" and not _is_continuous(site, name)
+        if (own_estimator(name, site) or default) == "enumerate" and not _is_continuous(site, name)
     }
     total = math.prod(len(values) for values in listed.values())
     if total > MAX_VALUES:
@@ -106,7 +107,7 @@ def _values(name: str, site: Site) -> Tensor:
 
 def _is_continuous(site: Site, name: str) -> bool:
     """Whether a latent that takes part by default has a path instead; one that asks for a sum itself may not."""
-    return bool(site["fn"].has_rsample) and "gradient" not in site["infer"].get("pyro_dgm", {})
+    return bool(site["fn"].has_rsample) and own_estimator(name, site) is None
 
 
 def _refusal(name: str, got: str) -> ValueError:

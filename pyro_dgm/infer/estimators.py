@@ -1,6 +1,17 @@
 """The names of the gradient estimators, and which of them each latent gets."""
 
-__all__ = ["BIASED", "CONTROL", "DISCRETE", "ESTIMATORS", "PATH", "SCORE", "check_estimator", "check_mixture", "choose"]
+__all__ = [
+    "BIASED",
+    "CONTROL",
+    "DISCRETE",
+    "ESTIMATORS",
+    "PATH",
+    "SCORE",
+    "check_estimator",
+    "check_mixture",
+    "choose",
+    "own_estimator",
+]
 
 from collections.abc import Mapping
 
@@ -26,10 +37,11 @@ def choose(name: str, site: Site, default: str, num_particles: int, relaxation: 
     """The estimator of one guide site: its own, by ``infer={"pyro_dgm": {"gradient": ...}}``, or the default.
 
     Raises:
-        ValueError: the name is unknown, or the estimator does not go with the site or the number of particles.
+        ValueError: the name is unknown, the site says something else as well, or the estimator does not go with the
+            site or the number of particles.
     """
-    own = site["infer"].get("pyro_dgm", {}).get("gradient")
-    chosen, has_path = own or default, site["fn"].has_rsample
+    own = own_estimator(name, site)
+    chosen, has_path = default if own is None else own, site["fn"].has_rsample
     if own is None and has_path and default in DISCRETE:
         chosen = "reparam"
     if chosen == "auto":
@@ -54,6 +66,21 @@ def choose(name: str, site: Site, default: str, num_particles: int, relaxation: 
             f"latent {name!r}. Pass relaxation={cure} to the objective."
         )
     return chosen
+
+
+def own_estimator(name: str, site: Site) -> str | None:
+    """The estimator that a guide site names, if it names one.
+
+    Raises:
+        ValueError: what it says is no mapping, or has another key.
+    """
+    own = site["infer"].get("pyro_dgm", {})
+    if not isinstance(own, Mapping) or not own.keys() <= {"gradient"}:
+        raise ValueError(
+            f"infer={{'pyro_dgm': ...}} of latent {name!r} must be a dict whose only key is 'gradient'; got {own!r}. "
+            "Write for instance infer={'pyro_dgm': {'gradient': 'score'}}."
+        )
+    return own.get("gradient")
 
 
 def check_mixture(chosen: Mapping[str, str], default: str) -> None:

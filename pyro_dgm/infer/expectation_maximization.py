@@ -4,19 +4,22 @@ __all__ = ["ExactEM", "VariationalEM"]
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
+from pyro import poutine
 from pyro.infer import ELBO as PyroELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_dgm.infer.objective import Objective
 from pyro_dgm.infer.optimizers import OptimizerFactory, build_optimizer
-from pyro_dgm.infer.programs import Program, module_of, parameters_met
+from pyro_dgm.infer.programs import Program, module_of, parameter_of
+from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.svi import SVI, NonFiniteError
+from pyro_dgm.infer.term import Term
 
 
 @final
@@ -25,15 +28,16 @@ class VariationalEM:
 
     The E-step brings :math:`q(z | x)` closer to :math:`p(z | x)`, the M-step raises :math:`E_q[\log p(x, z)]`; both
     are gradient steps on one objective, each with an optimiser of its own, and the gradient that a step leaves for the
-    other program is thrown away. Used like ``SVI``, which moves both at once. A batch norm's running statistics are no
-    parameters and follow every pass.
+    other program is thrown away. What the objective itself learns, baselines and relaxations, learns with the guide.
+    Used like ``SVI``, which moves both at once. Schedules advance once in a ``step``, however many steps it takes. A
+    batch norm's running statistics are no parameters and follow every pass.
 
     References:
         Neal and Hinton (1998), A View of the EM Algorithm that Justifies Incremental, Sparse, and other Variants.
 
     Arguments:
         model: a Pyro program that is a module, or a method of one.
-        guide: likewise, of another module; a baseline network of the objective learns with it.
+        guide: likewise, of another module.
         optim: a callable from parameters to a torch optimiser, such as ``functools.partial(torch.optim.Adam,
             lr=1e-3)``, or a ``pyro.optim.PyroOptim``; it makes the model's optimiser.
         loss: an objective of this library or any ELBO of Pyro's.
@@ -46,7 +50,8 @@ class VariationalEM:
     Raises:
         TypeError: an optimiser is a ready one, or the loss or an optimiser of no known kind.
         ValueError: a number of steps is below 1; a program has no parameters, or shares some with the other; at a
-            step, when a program meets parameters that belong to neither module.
+            step, when a program meets parameters that belong to neither module, or the objective trains only one; the
+            parameters are as they were.
         NonFiniteError: at a step, as ``nonfinite`` says.
 
     Example:
@@ -79,9 +84,12 @@ class VariationalEM:
         self.e_steps, self.m_steps = _check_steps("e_steps", e_steps), _check_steps("m_steps", m_steps)
         own = {"model": _parameters(model, "model"), "guide": _parameters(guide, "guide")}
         _check_apart(own["model"], own["guide"])
-        if isinstance(loss, Objective):
-            own["guide"].update({f"baseline.{name}": p for name, p in loss.baseline.named_parameters()})
-        self._known = {id(parameter) for parameters in own.values() for parameter in parameters.values()}
+        learned = _parameters_of_parts(loss)
+        _check_apart(own["model"], learned)
+        self._own = {name: tuple(parameters.values()) for name, parameters in own.items()}
+        self._learned = tuple(learned.values())
+        of_the_guide = {id(parameter) for parameter in self._own["guide"]}
+        own["guide"].update({name: p for name, p in learned.items() if id(p) not in of_the_guide})
         options: dict[str, Any] = {"clip_norm": clip_norm, "nonfinite": nonfinite}
         e_optim = build_optimizer(_check_factory(optim if guide_optim is None else guide_optim), own["guide"])
         m_optim = build_optimizer(_check_factory(optim), own["model"])
@@ -104,13 +112,27 @@ class VariationalEM:
         return self._e_step.num_skipped + self._m_step.num_skipped
 
     def step(self, *args: Any, **kwargs: Any) -> float:
-        """Takes all E-steps, then all M-steps, on one batch; returns the loss of the last of them, in nats."""
-        loss = math.nan
-        for inner in [self._e_step] * self.e_steps + [self._m_step] * self.m_steps:
-            with parameters_met() as met:
+        """Takes all E-steps, then all M-steps, on one batch; returns the loss of the last of them, in nats.
+
+        The schedules advance once, unless all these steps were skipped.
+        """
+        loss, num_skipped = math.nan, self.num_skipped
+        inner_steps = [self._e_step] * self.e_steps + [self._m_step] * self.m_steps
+        for inner in inner_steps:
+            with self._checked(inner), self._schedules_held():
                 loss = inner.step(*args, **kwargs)
-            self._check_known(met)
+        if self.num_skipped - num_skipped < len(inner_steps):
+            for schedule in self.schedules():
+                schedule.step()
         return loss
+
+    def report(self, *, full: bool = False) -> dict[str, float]:
+        """What ``SVI.report`` says of the last M-step."""
+        return self._m_step.report(full=full)
+
+    def schedules(self) -> Sequence[Schedule]:
+        """What advances with each ``step``: the schedules of annealings and objective, each once."""
+        return self._m_step.schedules()
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """Returns the loss of a batch without a step."""
@@ -147,8 +169,43 @@ class VariationalEM:
         self._e_step.load_state_dict(e_step)
         self._m_step.load_state_dict({**state["m_step"], "modules": e_step["modules"], "store": e_step["store"]})
 
+    @contextmanager
+    def _checked(self, inner: SVI) -> Iterator[None]:
+        """Looks at the parameters met, and at their gradients, right before the optimiser changes the first of them."""
+        with poutine.trace(param_only=True) as capture:
+
+            def check(*_: Any) -> None:
+                nodes = capture.trace.nodes.items()
+                self._check_known({name: parameter_of(site) for name, site in nodes if site["type"] == "param"})
+                self._check_both_train()
+
+            handle = inner.optimizer.register_step_pre_hook(check)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    @contextmanager
+    def _schedules_held(self) -> Iterator[None]:
+        """Takes back the advance of an inner step."""
+        before = [(schedule, schedule.state_dict()) for schedule in self.schedules()]
+        try:
+            yield
+        finally:
+            for schedule, position in before:
+                schedule.load_state_dict(position)
+
+    def _check_both_train(self) -> None:
+        for name, parameters in self._own.items():
+            if all(parameter.grad is None for parameter in parameters):
+                raise ValueError(
+                    f"VariationalEM needs an objective that trains model and guide; got no gradient for the {name} by "
+                    f"{type(self._m_step.loss).__name__}. Use an objective of both, or SVI."
+                )
+
     def _check_known(self, met: Mapping[str, Tensor]) -> None:
-        unknown = [name for name, parameter in met.items() if id(parameter) not in self._known]
+        known = {id(parameter) for parameter in (*self._own["model"], *self._own["guide"], *self._learned)}
+        unknown = [name for name, parameter in met.items() if id(parameter) not in known]
         if unknown:
             raise ValueError(
                 "VariationalEM must know whose parameters are whose, by the modules that model and guide are; got the "
@@ -253,13 +310,18 @@ def _parameters(program: Program, name: str) -> dict[str, nn.Parameter]:
     return found
 
 
+def _parameters_of_parts(loss: PyroELBO) -> dict[str, nn.Parameter]:
+    parts = loss.parts() if isinstance(loss, Term) else {}
+    return {f"{name}.{key}": parameter for name, part in parts.items() for key, parameter in part.named_parameters()}
+
+
 def _check_apart(model: Mapping[str, nn.Parameter], guide: Mapping[str, nn.Parameter]) -> None:
     of_the_guide = {id(parameter) for parameter in guide.values()}
     shared = [name for name, parameter in model.items() if id(parameter) in of_the_guide]
     if shared:
         raise ValueError(
-            f"VariationalEM needs a model and a guide without common parameters; got {shared[:5]} in both. Give each "
-            "its own, or use SVI, which trains both at once."
+            "VariationalEM needs a model and a guide without common parameters, and what the objective learns counts "
+            f"as the guide's; got {shared[:5]} in both. Give each its own, or use SVI, which trains both at once."
         )
 
 

@@ -3,7 +3,7 @@
 __all__ = ["NLL", "P", "Q", "Source"]
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_dgm.infer.annealing import annealing_of
 from pyro_dgm.infer.draws import Draws
+from pyro_dgm.infer.objective import check_kind
 from pyro_dgm.infer.programs import (
     Traces,
     compute_log_probs,
@@ -60,15 +61,18 @@ class NLL(Term):
         through_draws: let the gradient reach the other program through the draws; only at Q.
 
     Raises:
-        ValueError: an option is unknown, or a program is scored at its own draws, which teaches it nothing; at the
-            first step, when a site is missing, the data cannot be replaced, or the guide cannot score given points.
+        TypeError: a site is no name, or ``through_draws`` no bool.
+        ValueError: an option is unknown, the list of sites empty, or a program is scored at its own draws, which
+            teaches it nothing; at the first step, when a site is missing, the data cannot be replaced, or the guide
+            cannot score given points.
     """
 
     def __init__(
         self, sites: str | Sequence[str] | None = None, *, of: str, at: Source, through_draws: bool = False
     ) -> None:
         super().__init__()
-        self.sites = (sites,) if isinstance(sites, str) else sites if sites is None else tuple(sites)
+        self.sites = None if sites is None else _check_names(sites)
+        check_kind("through_draws of NLL", through_draws, bool, "a bool", "False is the default.")
         self.of, self.at, self.through_draws = of, at, through_draws
         if of not in ("model", "guide"):
             raise ValueError(f"of must be 'model' or 'guide'; got {of!r}. It is the program whose density is taken.")
@@ -98,6 +102,10 @@ class NLL(Term):
             raise ValueError(
                 f"the sites of NLL must be the {self.of}'s; got {missing}, it has {list(sites)}. Name them as there."
             )
+        if not names:
+            raise ValueError(
+                f"the {self.of} must have a site to score by NLL; got none. Leave the term out for such a program."
+            )
         compute_log_probs(trace, names)
         total = []
         for name in names:
@@ -108,6 +116,15 @@ class NLL(Term):
             else:
                 total.append(global_log_prob(site, log_prob, traces).mean())
         return -torch.stack(total).sum()
+
+
+def _check_names(sites: str | Sequence[str]) -> tuple[str, ...]:
+    names = (sites,) if isinstance(sites, str) else tuple(sites) if isinstance(sites, Iterable) else ()
+    if not names and isinstance(sites, Iterable):
+        raise ValueError(f"the sites of NLL must be one at least; got {sites!r}. None takes all of the program's.")
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"the sites of NLL must be names; got {sites!r}. Write for instance NLL(['x', 'z'], ...).")
+    return names
 
 
 def _at_p(draws: Draws) -> Traces:

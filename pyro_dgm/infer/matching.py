@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_dgm.infer.checks import trains
 from pyro_dgm.infer.divergences import mmd, sliced_wasserstein
 from pyro_dgm.infer.draws import Draws
+from pyro_dgm.infer.objective import check_kind
 from pyro_dgm.infer.programs import is_local, per_datum, sample_sites
 from pyro_dgm.infer.term import Term
 
@@ -27,6 +28,7 @@ class AggregateMatching(Term):
 
     def __init__(self, site: str) -> None:
         super().__init__()
+        check_kind(f"the site of {type(self).__name__}", site, str, "one name", "Add a term for each latent.")
         self.site = site
 
     @abstractmethod
@@ -78,12 +80,14 @@ class MMD(AggregateMatching):
         bandwidth: of the kernel; the usual one when None.
 
     Raises:
-        ValueError: at the first step, when the site is no latent of the data, its draws carry no gradient, the kernel
-            is unknown, or the batch holds a single datum.
+        TypeError: an argument is of another kind.
+        ValueError: the kernel is unknown, or the bandwidth not positive; at the first step, when the site is no latent
+            of the data, its draws carry no gradient, or the batch holds a single datum.
     """
 
     def __init__(self, site: str, kernel: str = "imq", bandwidth: float | None = None) -> None:
         super().__init__(site)
+        check_kind("bandwidth of MMD", bandwidth, int | float | None, "a number", "None takes the usual one.")
         self.kernel, self.bandwidth = kernel, bandwidth
         mmd(torch.zeros(2, 1), torch.zeros(2, 1), kernel, bandwidth)
 
@@ -104,12 +108,15 @@ class SlicedWasserstein(AggregateMatching):
         num_projections: random directions per step.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: there is no direction; at the first step, when the site is no latent of the data or its draws carry
             no gradient.
     """
 
     def __init__(self, site: str, num_projections: int = 50) -> None:
         super().__init__(site)
+        cure = "50 is the default."
+        check_kind("num_projections of SlicedWasserstein", num_projections, int, "a whole number", cure)
         self.num_projections = num_projections
         sliced_wasserstein(torch.zeros(1, 1), torch.zeros(1, 1), num_projections)
 

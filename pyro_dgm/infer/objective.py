@@ -1,9 +1,10 @@
 """What is minimised, in general: a bound of log-weights, and the estimator of its gradient."""
 
-__all__ = ["Objective", "Part", "ParticleTerm", "without_model"]
+__all__ = ["Objective", "Part", "ParticleTerm", "check_kind", "without_model"]
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
 _MOVES = ("both", "model", "guide")
+_COUNTED = "Leave it None, and the plates are counted."
 
 
 class ParticleTerm(Term):
@@ -41,7 +43,16 @@ class ParticleTerm(Term):
         max_plate_nesting: int | None = None,
     ) -> None:
         super().__init__(num_particles=check_num_particles(num_particles))
-        self.gradient = check_estimator(gradient, "the objective")
+        name = type(self).__name__
+        self.gradient = check_estimator(gradient, name)
+        cure = "Pass Baseline(net), or None for its running mean."
+        check_kind(f"the baseline of {name}", baseline, Baseline | None, "a Baseline", cure)
+        cure = "Pass for instance Relaxation(0.5), or None for a plain one."
+        check_kind(f"the relaxation of {name}", relaxation, Relaxation | None, "a Relaxation", cure)
+        check_kind(f"vectorize_particles of {name}", vectorize_particles, bool, "a bool", "True is the default.")
+        check_kind(f"max_plate_nesting of {name}", max_plate_nesting, int | None, "a whole number", _COUNTED)
+        if max_plate_nesting is not None and max_plate_nesting < 0:
+            raise ValueError(f"max_plate_nesting of {name} must be at least 0; got {max_plate_nesting}. {_COUNTED}")
         self.baseline = Baseline() if baseline is None else baseline
         if relaxation is None and gradient in ("rebar", *BIASED):
             relaxation = Relaxation().requires_grad_(gradient == "rebar")  # the others take the temperature as it is
@@ -89,9 +100,9 @@ class Objective(ParticleTerm):
         max_plate_nesting: how many plate dimensions the programs use; found by running them once when None and needed.
 
     Raises:
-        TypeError: ``num_particles`` is not an integer.
-        ValueError: ``num_particles`` is below 1, or the gradient unknown; at the first step, when model and guide do
-            not fit together, or a latent and its estimator.
+        TypeError: an option is of another kind than it says here.
+        ValueError: ``num_particles`` is below 1, ``max_plate_nesting`` below 0, or the gradient or ``moves`` unknown;
+            at the first step, when model and guide do not fit together, or a latent and its estimator.
     """
 
     is_linear = False
@@ -102,7 +113,10 @@ class Objective(ParticleTerm):
     def __init__(self, num_particles: int = 1, *, moves: str = "both", **options: Any) -> None:
         super().__init__(num_particles, **options)
         if moves not in _MOVES:
-            raise ValueError(f"moves must be one of {_MOVES}; got {moves!r}. 'both' trains model and guide.")
+            raise ValueError(
+                f"the moves of {type(self).__name__} must be one of {_MOVES}; got {moves!r}. 'both' trains model and "
+                "guide."
+            )
         self.moves = moves
         if self.gradient == "enumerate" and num_particles > 1 and not self.is_linear:
             raise ValueError(
@@ -143,6 +157,12 @@ class Objective(ParticleTerm):
         weights = [weigh(traces) for traces in runs]
         local = torch.cat([(part(own) if part else own).local for own in weights])  # (K, B)
         return runs[0].scale * self.bound_of(completed.estimation.expected(runs, local)).sum()
+
+
+def check_kind(name: str, value: Any, kind: type | UnionType, words: str, cure: str) -> None:
+    """Raises a ``TypeError`` where an argument is of another kind; a bool is no number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} must be {words}; got {value!r}. {cure}")
 
 
 Part = Callable[[LogWeights], LogWeights]

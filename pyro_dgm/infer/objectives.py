@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_dgm.infer import bounds
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.estimation import Sampler
-from pyro_dgm.infer.objective import Objective
+from pyro_dgm.infer.objective import Objective, check_kind
 from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
@@ -56,11 +56,13 @@ class MIWAE(Objective):
         options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
+        TypeError: M is no integer.
         ValueError: K is not a multiple of M; at the first step, as for ``IWAE``.
     """
 
     def __init__(self, num_particles: int, num_groups: int, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        check_kind("num_groups of MIWAE", num_groups, int, "a whole number", "1 is IWAE.")
         self.num_groups = num_groups
         self.bound_of(torch.zeros(num_particles, 1))
 
@@ -82,11 +84,13 @@ class CIWAE(Objective):
         options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
+        TypeError: beta is no number.
         ValueError: beta is outside [0, 1]; at the first step, as for ``IWAE``.
     """
 
     def __init__(self, num_particles: int, beta: float, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        check_kind("beta of CIWAE", beta, int | float, "a number", "0 is IWAE, 1 the ELBO.")
         self.beta = beta
         self.bound_of(torch.zeros(num_particles, 1))
 
@@ -111,12 +115,14 @@ class Renyi(Objective):
         options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
+        TypeError: alpha is no number.
         ValueError: alpha is NaN or plus infinity; at the first step, as for ``IWAE``, and for VR-max with ``"dreg"``,
             which would be biased.
     """
 
     def __init__(self, alpha: float, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        check_kind("alpha of Renyi", alpha, int | float, "a number", "0 is IWAE, 1 the ELBO.")
         self.alpha = alpha
         self.is_smooth = alpha > -math.inf or num_particles == 1
         self.bound_of(torch.zeros(num_particles, 1))
@@ -144,11 +150,14 @@ class CUBO(Objective):
         options: ``gradient`` and the others of ``Objective`` but ``moves``.
 
     Raises:
-        ValueError: the order is below 1; at the first step, as for ``IWAE``.
+        TypeError: the order is no number.
+        ValueError: the order is below 1, or ``moves`` is given; at the first step, as for ``IWAE``.
     """
 
     def __init__(self, num_particles: int, order: float = 2.0, **options: Any) -> None:
+        _check_no_moves("CUBO", options, "it moves the guide alone. Train the model by another bound, such as IWAE")
         super().__init__(num_particles, moves="guide", **options)
+        check_kind("order of CUBO", order, int | float, "a number", "2 gives the chi-square divergence.")
         self.order = order
         self.bound_of(torch.zeros(num_particles, 1))
 
@@ -172,12 +181,16 @@ class TVO(Objective):
         options: ``gradient``, ``moves`` and the others of ``Objective``.
 
     Raises:
+        TypeError: the betas are no numbers.
         ValueError: the betas do not increase from 0; at the first step, as for ``IWAE``.
     """
 
     def __init__(self, num_particles: int, betas: Sequence[float] = (0.0, 0.05, 0.3), **options: Any) -> None:
         super().__init__(num_particles, **options)
-        self.betas = tuple(betas)
+        try:
+            self.betas = tuple(float(beta) for beta in betas)
+        except (TypeError, ValueError) as err:
+            raise TypeError(f"the betas of TVO must be numbers; got {betas!r}. [0.0] is the ELBO.") from err
         self.bound_of(torch.zeros(num_particles, 1))
 
     def bound_of(self, log_weights: Tensor) -> Tensor:
@@ -200,10 +213,13 @@ class PIWAE(Term):
         options: ``gradient`` and the others of ``Objective`` but ``moves``.
 
     Raises:
+        TypeError: M is no integer.
         ValueError: K is not a multiple of M; at the first step, as for ``IWAE``.
     """
 
     def __init__(self, num_particles: int, num_groups: int, **options: Any) -> None:
+        _check_no_moves("PIWAE", options, "it moves each program by a bound of its own. Use IWAE or MIWAE to move one")
+        check_kind("num_groups of PIWAE", num_groups, int, "a whole number", "1 is IWAE.")
         super().__init__(num_particles=num_particles)
         self._guide = MIWAE(num_particles, num_groups, moves="guide", **options)
         self._model = IWAE(num_particles, moves="model", **options)
@@ -224,3 +240,8 @@ class PIWAE(Term):
     def schedules(self) -> Sequence[Schedule]:
         """The guide's."""
         return self._guide.schedules()
+
+
+def _check_no_moves(name: str, options: Mapping[str, Any], reason: str) -> None:
+    if "moves" in options:
+        raise ValueError(f"{name} takes no option moves; got moves={options['moves']!r}. Leave it out: {reason}.")

@@ -43,24 +43,28 @@ class Relaxation(LocalModule):
             arguments; gives one number per particle and datum, (K, B) or (K, B, 1).
 
     Raises:
-        ValueError: the temperature is not positive.
+        TypeError: the network is no module.
+        ValueError: the temperature, or one end of its schedule, is not positive; when latents are drawn, if it is not
+            in between.
     """
 
     def __init__(self, temperature: float | Schedule = 0.5, net: nn.Module | None = None) -> None:
         super().__init__()
         self.schedule = temperature if isinstance(temperature, Schedule) else None
-        start = temperature.value if isinstance(temperature, Schedule) else temperature
-        if not 0 < start < math.inf:
-            raise ValueError(f"a temperature must be a positive number; got {start}. 0.5 is a good start.")
+        if net is not None and not isinstance(net, nn.Module):
+            raise TypeError(f"the net of a Relaxation must be a module; got {net!r}. Only 'relax' needs one.")
+        if isinstance(temperature, Schedule):
+            for num_steps in (0, temperature.num_steps_needed):
+                _check_temperature(temperature.value_at(num_steps), temperature)
         self.net = None if net is None else _Surrogate(net)
         self.weight = nn.Parameter(torch.tensor(1.0))
         if self.schedule is None:
-            self.log_temperature = nn.Parameter(torch.tensor(math.log(start)))
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(_check_temperature(temperature))))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Returns the temperature and the control variate's weight, both scalars."""
         if self.schedule is not None:
-            return self.weight.new_tensor(self.schedule.value), self.weight
+            return self.weight.new_tensor(_check_temperature(self.schedule.value, self.schedule)), self.weight
         return self.log_temperature.exp(), self.weight
 
     def predict(self, latents: Tensor, args: Sequence[Any]) -> Tensor:
@@ -175,6 +179,15 @@ def soften(distribution: Distribution, is_detached: bool = False) -> Distributio
     if isinstance(distribution, AutoregressiveBernoulliDistribution):  # a model's; smooth as it is
         return AutoregressiveBernoulliDistribution(distribution.bias, distribution.weight, validate_args=False)
     return distribution
+
+
+def _check_temperature(value: Any, schedule: Schedule | None = None) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        source = "" if schedule is None else f" from {schedule!r}"
+        raise ValueError(
+            f"a temperature must be a positive number; got {value!r}{source}. 0.5 is a good start, and 0.1 a low end."
+        )
+    return value
 
 
 def _cut(logits: Tensor, is_detached: bool) -> Tensor:

@@ -128,6 +128,23 @@ def test_the_table_names_every_parameter_and_the_cost():
     assert "3 steps of" in text
 
 
+def test_a_nan_is_the_largest_of_all():
+    """Wherever it stands, in the gradient or in the reference, in a row or among rows."""
+    program = Bits()
+    for name, i in (("model.prior", 0), ("model.rate", 1)):
+        reference = program.exact()
+        reference[name][i] = math.nan
+        audit = gradient_audit(ELBO(2), program.model, program.guide, X, num_steps=5, reference=reference)
+        assert math.isnan(audit.largest_z)
+        assert [line.split()[1] == "nan" for line in str(audit).splitlines()[1:3]] == [
+            name == own for own in program.exact()
+        ]
+    reference = program.exact()
+    program.rate.register_hook(lambda gradient: math.nan * gradient)
+    audit = gradient_audit(ELBO(2), program.model, program.guide, X, num_steps=5, reference=reference)
+    assert math.isnan(audit.largest_z)
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -136,6 +153,9 @@ def test_the_table_names_every_parameter_and_the_cost():
         ({"num_reference_steps": 0}, ("num_reference_steps", "got 0")),
         ({"reference": {}}, ("every parameter", "slope")),
         ({"reference": "exact"}, ("'auto'", "exact")),
+        ({"reference": 3}, ("'auto'", "got 3")),
+        ({"reference": {"model.slope": torch.zeros(2)}}, ("shape", "model.slope: (2,) for ()")),
+        ({"reference": {"model.slope": 1.0}}, ("tensor", "model.slope: 1.0")),
     ],
 )
 def test_bad_arguments_are_refused(options, parts):

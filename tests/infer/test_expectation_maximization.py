@@ -15,10 +15,19 @@ from pyro.nn import PyroModule, PyroParam, pyro_method
 from torch import Tensor, nn
 
 from contracts import refuses, tensors_of
-from pyro_dgm.distributions import Bernoulli, Categorical, DiagonalNormal, FullNormal, Normal, StandardNormal
+from pyro_dgm.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalNormal,
+    FullNormal,
+    LearnableBernoulli,
+    Normal,
+    StandardNormal,
+)
 from pyro_dgm.guides import AmortizedGuide
-from pyro_dgm.infer import ELBO, IWAE, SVI, Baseline, NonFiniteError
+from pyro_dgm.infer import CUBO, ELBO, IWAE, SVI, Baseline, KLAnnealing, NonFiniteError, Relaxation
 from pyro_dgm.infer.expectation_maximization import ExactEM, VariationalEM
+from pyro_dgm.infer.schedules import Linear
 from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.models.linear_gaussian import LinearGaussian
 from pyro_dgm.models.mixture import GaussianMixture
@@ -150,6 +159,104 @@ def test_a_network_baseline_learns_in_the_e_step():
     assert held == {id(p) for p in (*guide.parameters(), *baseline.parameters())}
     trainer.step(batch())
     assert not any(torch.equal(old, new) for old, new in zip(before, baseline.parameters(), strict=True))
+
+
+def coded() -> tuple[LatentVariableModel, AmortizedGuide]:
+    model = LatentVariableModel(LearnableBernoulli(3), Bernoulli(MLP(3, 6, hidden_features=(4,))))
+    return model, AmortizedGuide(z=Bernoulli(MLP(6, 3, hidden_features=(4,))))
+
+
+class Surrogate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(9, 1)
+
+    def forward(self, z, x):
+        return self.net(torch.cat([z, x.expand(*z.shape[:-1], 6)], -1))
+
+
+def network() -> Baseline:
+    return Baseline(MLP(6, 1, hidden_features=(4,)))
+
+
+WITH_PARTS = {
+    "rebar": lambda: ELBO(gradient="rebar"),
+    "gumbel": lambda: ELBO(gradient="gumbel"),
+    "relax": lambda: ELBO(gradient="relax", relaxation=Relaxation(net=Surrogate())),
+    "sum": lambda: 0.5 * ELBO(gradient="nvil", baseline=network()) + 0.5 * ELBO(gradient="nvil", baseline=network()),
+}
+
+
+@pytest.mark.parametrize("name", WITH_PARTS)
+def test_whatever_an_objective_learns_learns_with_the_guide(name):
+    torch.manual_seed(0)
+    (model, guide), objective = coded(), WITH_PARTS[name]()
+    parts = [parameter for part in objective.parts().values() for parameter in part.parameters()]
+    trainer = VariationalEM(model, guide, ADAM, objective, e_steps=2)
+    held = {id(p) for group in trainer.guide_optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in (*guide.parameters(), *parts)}
+    before = [parameter.detach().clone() for parameter in parts if parameter.requires_grad]
+    trainer.step(batch())
+    after = [parameter for parameter in parts if parameter.requires_grad]
+    assert bool(before) == (name != "gumbel")
+    assert not any(map(torch.equal, before, after))
+
+
+def test_an_annealed_program_and_a_temperature_advance_once_in_a_step():
+    annealing = KLAnnealing(Linear(0.0, 1.0, over=4))
+    temperature = Linear(1.0, 0.5, over=8)
+    model, guide = coded()
+    objective = ELBO(gradient="gumbel", relaxation=Relaxation(temperature))
+    trainer = VariationalEM(annealing(model), annealing(guide), ADAM, objective, e_steps=3, m_steps=2)
+    assert list(trainer.schedules()) == [annealing.schedule, temperature]
+    weights = []
+    for num_steps in range(1, 7):
+        trainer.step(batch())
+        weights.append(trainer.report()["kl_weight"])
+        assert [schedule.num_steps for schedule in trainer.schedules()] == [num_steps] * 2
+    assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert "elbo" in trainer.report(full=True)
+
+
+def test_all_inner_steps_have_the_weight_of_their_step():
+    annealing = KLAnnealing(Linear(0.0, 1.0, over=4))
+    model, guide = vae()
+    weights = []
+
+    class Watched(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            weights.append(annealing.value)
+            return self.model(x)
+
+    trainer = VariationalEM(annealing(Watched()), annealing(guide), ADAM, Trace_ELBO(), e_steps=2, m_steps=1)
+    for _ in range(3):
+        trainer.step(batch())
+    assert weights == [0.0] * 3 + [0.25] * 3 + [0.5] * 3
+
+
+def test_a_step_that_was_skipped_altogether_does_not_advance():
+    annealing = KLAnnealing(Linear(0.0, 1.0, over=4))
+    model, guide = vae()
+    trainer = VariationalEM(annealing(model), annealing(guide), ADAM, ELBO(), nonfinite="skip")
+    trainer.step(batch())
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    trainer.step(batch())
+    assert annealing.schedule.num_steps == 1
+
+
+def test_fit_refuses_a_schedule_that_cannot_finish():
+    annealing = KLAnnealing(Linear(0.0, 1.0, over=100))
+    model, guide = vae()
+    trainer = VariationalEM(annealing(model), annealing(guide), ADAM, ELBO(), e_steps=50, m_steps=50)
+    with refuses(ValueError, "every schedule", "got 3 steps"):
+        fit(trainer, [batch()], epochs=3, progress=False)
+    fit(trainer, [batch()], epochs=100, progress=False)
+    assert annealing.schedule.num_steps == 100
 
 
 def test_a_pyro_optimiser_and_an_autoguide_that_has_run_will_do():
@@ -446,5 +553,46 @@ def test_parameters_of_the_store_are_of_neither_module():
             return self.guide(x)
 
     trainer = VariationalEM(model, Stored(), ADAM, ELBO())
-    with refuses(ValueError, "of neither", "'temperature'"):
-        trainer.step(batch())
+    before = tensors_of(model, guide)
+    for _ in range(2):
+        with refuses(ValueError, "of neither", "'temperature'"):
+            trainer.step(batch())
+    assert all(map(torch.equal, before, tensors_of(model, guide)))
+
+
+def test_an_objective_that_trains_one_program_is_refused_before_anything_moves():
+    model, guide = vae()
+    before = tensors_of(model, guide)
+    for objective, part in ((ELBO(moves="guide"), "the model by ELBO"), (CUBO(3), "the model by CUBO")):
+        trainer = VariationalEM(model, guide, ADAM, objective)
+        with refuses(ValueError, part, "SVI"):
+            trainer.step(batch())
+        assert all(map(torch.equal, before, tensors_of(model, guide)))
+    with refuses(ValueError, "train something"):
+        VariationalEM(model, guide, ADAM, ELBO(moves="model")).step(batch())
+    assert all(map(torch.equal, before, tensors_of(model, guide)))
+
+
+def test_a_copy_trains_as_the_original():
+    trainer = VariationalEM(*vae(), ADAM, ELBO())
+    trainer.step(batch())
+    copied = copy.deepcopy(trainer)
+    torch.manual_seed(1)
+    loss = trainer.step(batch())
+    torch.manual_seed(1)
+    assert copied.step(batch()) == loss
+
+
+def test_an_objective_may_not_share_parameters_with_the_model():
+    model, guide = vae()
+    baseline = Baseline(nn.Sequential(nn.Linear(6, 2), model.likelihood.net, nn.Linear(6, 1)))
+    with refuses(ValueError, "without common parameters", "likelihood.net"):
+        VariationalEM(model, guide, ADAM, ELBO(gradient="nvil", baseline=baseline))
+
+
+def test_a_baseline_on_the_guides_network_is_held_once():
+    model, guide = vae()
+    baseline = Baseline(nn.Sequential(guide.sites.z.net, nn.Linear(4, 1)))
+    trainer = VariationalEM(model, guide, ADAM, ELBO(gradient="nvil", baseline=baseline))
+    held = [p for group in trainer.guide_optimizer.param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held}) == len(list(guide.parameters())) + 2

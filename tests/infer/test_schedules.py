@@ -1,8 +1,10 @@
 import math
 
 import pytest
+import torch
 
 from contracts import refuses
+from pyro_dgm.infer import Relaxation
 from pyro_dgm.infer.schedules import Constant, Cyclical, Exponential, Linear, Schedule, Sigmoid
 
 FORMULAS = {
@@ -114,3 +116,36 @@ def test_bad_numbers_are_refused(error, build, part):
 def test_a_schedule_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Schedule(3)
+
+
+@pytest.mark.parametrize(
+    "schedule", [Linear(1.0, 0.0, over=2), Linear(0.0, 1.0, over=2), Constant(-0.5), Cyclical(1.0, -1.0, over=8)]
+)
+def test_a_temperature_is_positive_at_both_ends(schedule):
+    with refuses(ValueError, "temperature", repr(schedule)):
+        Relaxation(schedule)
+    Relaxation(Exponential(1.0, 0.1, over=2))
+
+
+def test_a_temperature_that_falls_to_zero_in_between_is_refused_there():
+    class Dip(Schedule):
+        def value_at(self, num_steps):
+            return abs(1.0 - num_steps)
+
+    schedule = Dip(2)
+    relaxation = Relaxation(schedule)
+    relaxation()
+    schedule.step()
+    with refuses(ValueError, "temperature", "got 0.0 from"):
+        relaxation()
+
+
+@pytest.mark.parametrize("temperature", ["a", None, True, 0, -1.0, math.inf, math.nan, torch.tensor(0.5)])
+def test_a_temperature_that_is_no_positive_number_is_refused(temperature):
+    with refuses(ValueError, "temperature", f"got {temperature!r}"):
+        Relaxation(temperature)
+
+
+def test_a_network_of_a_relaxation_is_a_module():
+    with refuses(TypeError, "net of a Relaxation", "got 3"):
+        Relaxation(net=3)
