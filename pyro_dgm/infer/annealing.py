@@ -13,6 +13,7 @@ from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 from pyro_dgm.infer.programs import Program, Site, is_deterministic
 from pyro_dgm.infer.schedules import Schedule
@@ -132,15 +133,19 @@ class KLAnnealing(Messenger):
         self._met.add(cast(str, name))
         if self._num_suspensions or msg["is_observed"] or is_deterministic(msg):
             return
-        factor = max(_check_weight(self.value, self.schedule), _TINY)
+        factor = self.value
+        if isinstance(factor, Tensor):  # in a compiled step
+            factor = factor.clamp(min=_TINY)
+        else:
+            factor = max(_check_weight(factor, self.schedule), _TINY)
         msg["scale"] = msg["scale"] * factor
         site = cast(dict[str, Any], msg)  # beside "infer" and not in it: replay gives the model the guide's
         site[_KEY] = site.get(_KEY, 1.0) * factor
 
 
-def annealing_of(site: Site) -> float:
-    """The factor that annealing has put into a site's scale: 1 if none has."""
-    return float(site.get(_KEY, 1.0))
+def annealing_of(site: Site) -> Any:
+    """The factor that annealing has put into a site's scale: 1 if none has; a scalar tensor in a compiled step."""
+    return site.get(_KEY, 1.0)
 
 
 def annealings_of(model: Program, guide: Program) -> list[KLAnnealing]:

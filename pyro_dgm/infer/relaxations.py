@@ -64,7 +64,10 @@ class Relaxation(LocalModule):
     def forward(self) -> tuple[Tensor, Tensor]:
         """Returns the temperature and the control variate's weight, both scalars."""
         if self.schedule is not None:
-            return self.weight.new_tensor(_check_temperature(self.schedule.value, self.schedule)), self.weight
+            temperature: float | Tensor = self.schedule.value
+            if not isinstance(temperature, Tensor):  # as it is in a compiled step
+                temperature = self.weight.new_tensor(_check_temperature(temperature, self.schedule))
+            return temperature, self.weight
         return self.log_temperature.exp(), self.weight
 
     def predict(self, latents: Tensor, args: Sequence[Any]) -> Tensor:

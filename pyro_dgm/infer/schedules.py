@@ -9,7 +9,7 @@ __all__ = ["Constant", "Cyclical", "Exponential", "Linear", "Schedule", "Sigmoid
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, cast, final
 
 
 class Schedule(ABC):
@@ -20,8 +20,20 @@ class Schedule(ABC):
     """
 
     def __init__(self, num_steps_needed: int) -> None:
-        self.num_steps = 0
+        self._num_steps = 0
+        self._now: float | None = None  # kept, so that a compiled step finds one number that changes
         self.num_steps_needed = num_steps_needed
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps have been taken."""
+        return self._num_steps
+
+    @num_steps.setter
+    def num_steps(self, num_steps: int) -> None:
+        """Goes to a position."""
+        self._num_steps = num_steps
+        self._refresh()
 
     @abstractmethod
     def value_at(self, num_steps: int) -> float:
@@ -30,7 +42,12 @@ class Schedule(ABC):
     @property
     def value(self) -> float:
         """The value now."""
-        return self.value_at(self.num_steps)
+        if self._now is None:
+            self._refresh()
+        return cast(float, self._now)
+
+    def _refresh(self) -> None:
+        self._now = self.value_at(self._num_steps)
 
     def step(self) -> None:
         """Advances by one optimiser step."""

@@ -3,9 +3,11 @@
 __all__ = ["SVI", "NonFiniteError"]
 
 import copy
+import functools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, final
 
 import pyro
@@ -20,6 +22,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from pyro_dgm.infer.annealing import annealings_of
+from pyro_dgm.infer.compiling import CompiledStep, Compiler
 from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
 from pyro_dgm.infer.programs import (
@@ -37,6 +40,9 @@ from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
 
+AUTO_SECONDS = 30.0  # about what compiling costs
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or gradient was NaN or infinite; the step was not taken."""
 
@@ -45,10 +51,16 @@ class NonFiniteError(ArithmeticError):
 class SVI:
     """Stochastic variational inference with one torch optimiser over all parameters.
 
-    Used like ``pyro.infer.SVI``, with five differences: the optimiser is one for all parameters, so that fused steps
+    Used like ``pyro.infer.SVI``, with six differences: the optimiser is one for all parameters, so that fused steps
     and the clipping of the global norm are possible; a NaN or infinite loss or gradient raises before the step
-    instead of ruining the parameters; there is a ``state_dict``; programs without any parameter are refused; and the
-    schedules of a ``KLAnnealing`` around the programs, and of the objective, advance with each step taken.
+    instead of ruining the parameters; there is a ``state_dict``; programs without any parameter are refused; the
+    schedules of a ``KLAnnealing`` around the programs, and of the objective, advance with each step taken; and steps
+    can be compiled.
+
+    A compiled step is model, guide, objective, backward pass and optimiser in one function, with the same random
+    numbers as the step as written. Before each, everything the programs have read in Python is compared with what it
+    was: a float that has changed becomes an input, anything else makes another version; what cannot be compiled safely
+    is taken as written, with a warning that says why. Pyro's validation is not part of compiled steps.
 
     Arguments:
         model: a Pyro program: function, bound method or module.
@@ -60,6 +72,8 @@ class SVI:
         nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
         report_every: with annealed programs, ``report`` has the unweighted ELBO of the first step and of every so
             many; each costs about a forward pass.
+        compile: True compiles the step, in a thread while steps go on as written; ``"auto"`` does so once half a minute
+            has gone into steps, which is about what it costs; a ``compiling.Compiler`` says how.
 
     Raises:
         TypeError: the optimiser or the loss is of no known kind.
@@ -94,7 +108,12 @@ class SVI:
         clip_norm: float | None = None,
         nonfinite: str = "raise",
         report_every: int = 100,
+        compile: bool | str | Compiler = False,
     ) -> None:
+        if not (isinstance(compile, bool | Compiler) or compile == "auto"):
+            raise ValueError(
+                f"compile must be True, False, 'auto' or a Compiler; got {compile!r}. 'auto' decides by the time spent."
+            )
         if not isinstance(loss, PyroELBO):
             raise TypeError(
                 "loss must be an objective such as ELBO() or pyro.infer.Trace_ELBO(); "
@@ -117,6 +136,9 @@ class SVI:
         self._store_names: list[str] = []
         ready = isinstance(optim, Optimizer) or bool(self._parameters)
         self._optimizer = build_optimizer(optim, self._parameters) if ready else None
+        self._compiled: CompiledStep | None = None
+        self._compiler = compile if isinstance(compile, Compiler) else Compiler()
+        self._seconds_left = math.inf if compile is False else AUTO_SECONDS if compile == "auto" else 0.0
 
     @property
     def optimizer(self) -> Optimizer:
@@ -135,15 +157,34 @@ class SVI:
         """
         self._batch = None
         generator_state = torch.get_rng_state()
+        if self._compiled is None and self._seconds_left <= 0:
+            self._compiled = self._make_compiled()
+        outcome = None if self._compiled is None else self._compiled.run(args, kwargs)
+        if outcome is not None and outcome.is_updated:
+            if math.isfinite(outcome.loss) and math.isfinite(outcome.norm):
+                self.num_steps += 1
+                self._advance(args, kwargs)
+                return outcome.loss
+            torch.set_rng_state(generator_state)  # nothing has been changed: the step as written says what is wrong
+            outcome = None
+        if outcome is not None:
+            return self._update(outcome.loss, generator_state, args, kwargs)
+        start = time.perf_counter()
         self._zero_grad()
         try:
-            loss = self._loss(self.loss.loss_and_grads, args, kwargs)
+            with nullcontext() if self._compiled is None else self._compiled.observing(args, kwargs):
+                loss = self._loss(self.loss.loss_and_grads, args, kwargs)
         except ValueError:  # Pyro's validation refuses the NaN parameters of a distribution before there is a loss
             if not self._has_diverged(generator_state, args, kwargs):
                 raise
             self._refuse(math.nan, generator_state, args, kwargs)
             return math.nan
         self._check_annealed_sites()
+        self._seconds_left -= time.perf_counter() - start
+        return self._update(loss, generator_state, args, kwargs)
+
+    def _update(self, loss: float, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        """The optimiser's part of a step, unless loss or gradient is not finite."""
         groups = [] if self._optimizer is None else self._optimizer.param_groups
         trained = [p for group in groups for p in group["params"] if p.grad is not None]
         if not trained:
@@ -237,6 +278,15 @@ class SVI:
             schedule.load_state_dict(position)
         self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
         self._batch = None
+        if self._compiled is not None:
+            self._compiled.reset()
+
+    def _make_compiled(self) -> CompiledStep:
+        work, roots = functools.partial(self._run_loss, self.loss.loss_and_grads), (self.model, self.guide, self.loss)
+        return CompiledStep(work, roots, lambda: self._optimizer, self.clip_norm, self._compiler)
+
+    def _run_loss(self, loss: Any, *args: Any, **kwargs: Any) -> Any:
+        return loss(self.model, self.guide, *args, **kwargs)
 
     def _loss(self, loss: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         with parameters_met() as met:
@@ -290,15 +340,28 @@ class SVI:
         known = {id(parameter) for parameter in self._parameters.values()}
         new = {}
         for name, parameter in met.items():
-            if id(parameter) not in known:
+            if name in self._store_names and id(parameter) not in known:
+                self._exchange(name, parameter)
+                known.add(id(parameter))
+            elif id(parameter) not in known:
                 new[name] = parameter
                 known.add(id(parameter))  # two names may share a parameter
+        if new and self._compiled is not None:
+            self._compiled.reset()
         self._parameters.update(new)
         self._store_names += list(new)
         if self._optimizer is None:
             self._optimizer = build_optimizer(self._optim, self._parameters) if new else None
         elif new and not isinstance(self._optim, Optimizer):
             add_parameters(self._optim, self._optimizer, new)
+
+    def _exchange(self, name: str, parameter: Tensor) -> None:
+        """Trains what has taken the place of a parameter in the store, from the start; a running baseline does that."""
+        old, self._parameters[name] = self._parameters[name], parameter
+        assert self._optimizer is not None
+        self._optimizer.state.pop(old, None)
+        for group in self._optimizer.param_groups:
+            group["params"] = [parameter if own is old else own for own in group["params"]]
 
     def _refuse(self, loss: float, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         gradients = [

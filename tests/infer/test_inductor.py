@@ -1,0 +1,75 @@
+"""Steps compiled by Inductor are the steps as they are written; a few only, for each takes a C++ compiler's time."""
+
+import functools
+import time
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_dgm.infer import ELBO, IWAE, SVI
+from pyro_dgm.infer.compiling import Compiler
+
+STEPS, ROWS, FEATURES = 30, 8, 5
+
+
+def programs(is_discrete):
+    decoder, encoder = nn.Linear(2, FEATURES), nn.Linear(FEATURES, 4)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            prior = dist.Bernoulli(torch.full((2,), 0.4)) if is_discrete else dist.Normal(torch.zeros(2), 1.0)
+            z = pyro.sample("z", prior.to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            q = dist.Bernoulli(logits=loc) if is_discrete else dist.Normal(loc, log_scale.exp())
+            pyro.sample("z", q.to_event(1))
+
+    return model, guide
+
+
+def trainer(objective, compile, is_discrete=False):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    return SVI(*programs(is_discrete), functools.partial(torch.optim.Adam, lr=0.01), objective, compile=compile)
+
+
+def losses(svi, num_steps=STEPS):
+    torch.manual_seed(1)
+    return torch.tensor([svi.step(torch.randn(ROWS, FEATURES)) for _ in range(num_steps)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "is_discrete"), [(lambda: IWAE(3, gradient="dreg"), False), (lambda: IWAE(3), True)]
+)
+def test_the_losses_are_those_of_the_step_as_written(objective, is_discrete):
+    """With the same seed the draws are the same, too."""
+    expected = losses(trainer(objective(), False, is_discrete))
+    svi = trainer(objective(), Compiler(wait=True, quiet=True), is_discrete)
+    torch.testing.assert_close(losses(svi), expected, rtol=1e-4, atol=1e-4)
+    assert svi._compiled.num_compiled == 1
+    assert svi._compiled.refusals == []
+
+
+@pytest.mark.slow
+def test_steps_go_on_while_it_compiles(capsys):
+    svi = trainer(ELBO(), True)
+    start = time.monotonic()
+    while not svi._compiled.num_compiled:
+        svi.step(torch.randn(ROWS, FEATURES))
+        assert time.monotonic() - start < 300
+    num_steps = svi.num_steps
+    assert num_steps > 5
+    svi.step(torch.randn(ROWS, FEATURES))
+    assert svi.num_steps == num_steps + 1
+    said = capsys.readouterr().err
+    assert "compiling the step" in said
+    assert "compiled the step in" in said
