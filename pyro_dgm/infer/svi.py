@@ -39,7 +39,6 @@ from pyro_dgm.infer.programs import (
 from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
-
 AUTO_SECONDS = 30.0  # about what compiling costs
 
 
