@@ -1,6 +1,6 @@
 """KL annealing as an effect handler: the latents of two programs, weighted by a schedule."""
 
-__all__ = ["KLAnnealing", "annealing_of", "annealings_of"]
+__all__ = ["KLAnnealing", "annealing_of", "annealings_of", "counts_alike"]
 
 import functools
 import math
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast, final
 
+import torch
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
@@ -20,6 +21,7 @@ from pyro_dgm.infer.schedules import Schedule
 
 _TINY = 1e-30  # in place of a weight of zero, which could not be divided out again; normal in float32
 _KEY = "annealing"
+_HISTORY = "annealing_history"  # the scale before, the schedules it was multiplied by, and the scale after
 
 
 @final
@@ -138,14 +140,30 @@ class KLAnnealing(Messenger):
             factor = factor.clamp(min=_TINY)
         else:
             factor = max(_check_weight(factor, self.schedule), _TINY)
-        msg["scale"] = msg["scale"] * factor
+        plain, msg["scale"] = msg["scale"], msg["scale"] * factor
         site = cast(dict[str, Any], msg)  # beside "infer" and not in it: replay gives the model the guide's
         site[_KEY] = site.get(_KEY, 1.0) * factor
+        plain, schedules, _ = site.get(_HISTORY) or (plain, (), None)
+        site[_HISTORY] = plain, (*schedules, self.schedule), msg["scale"]
 
 
 def annealing_of(site: Site) -> Any:
     """The factor that annealing has put into a site's scale: 1 if none has; a scalar tensor in a compiled step."""
     return site.get(_KEY, 1.0)
+
+
+def counts_alike(site: Site, other: Site) -> bool:
+    """Whether two sites have the same scale: the same number, or the same before and by the same annealing."""
+    one, two = site.get(_HISTORY), other.get(_HISTORY)
+    if one is not None and two is not None and one[2] is site["scale"] and two[2] is other["scale"]:
+        return one[1] == two[1] and _is_equal(one[0], two[0])
+    return _is_equal(site["scale"], other["scale"])
+
+
+def _is_equal(scale: float | Tensor, other: float | Tensor) -> bool:
+    if isinstance(scale, Tensor) or isinstance(other, Tensor):
+        return scale is other or torch.equal(torch.as_tensor(scale), torch.as_tensor(other))
+    return scale == other
 
 
 def annealings_of(model: Program, guide: Program) -> list[KLAnnealing]:

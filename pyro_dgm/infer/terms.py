@@ -9,6 +9,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyro_dgm.infer.annealing import counts_alike
 from pyro_dgm.infer.programs import Site, Traces, global_log_prob, is_local, kind_of, local_log_prob, sample_sites
 
 
@@ -80,8 +81,7 @@ def _closed_form(guide_site: Site, model_site: Site | None) -> Tensor | None:
     """
     if model_site is None or kind_of(guide_site) == "Delta" or model_site["mask"] is not guide_site["mask"]:
         return None
-    scales = (model_site["scale"], guide_site["scale"])
-    if scales[0] is not scales[1] and (isinstance(scales[0], Tensor) or scales[0] != scales[1]):
+    if not counts_alike(model_site, guide_site):
         return None
     try:
         return kl_divergence(guide_site["fn"], model_site["fn"])

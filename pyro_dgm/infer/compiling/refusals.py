@@ -63,6 +63,10 @@ class HostReads(TorchFunctionMode):
             )
         if func is Tensor.masked_select and sys._getframe(1).f_globals.get("__name__") == "pyro.infer.util":
             return torch.where(args[1], args[0], 0.0)  # which sums what it selects
+        if func is Tensor.__setitem__ and _is_fill(*args):
+            return args[0].masked_fill_(
+                args[1].reshape(args[1].shape + (1,) * (args[0].dim() - args[1].dim())), args[2]
+            )
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
         return func(*args, **kwargs)
@@ -100,6 +104,16 @@ def _has_array(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_has_array(item) for item in value)
     return isinstance(value, np.ndarray | np.generic)
+
+
+def _is_fill(tensor: Tensor, index: object, value: object) -> bool:
+    """Whether numbers are put in the place of some elements, which depends on no other shape than the tensor's."""
+    is_mask = isinstance(index, Tensor) and index.dtype is torch.bool
+    return is_mask and (isinstance(value, int | float) or (isinstance(value, Tensor) and value.dim() == 0))
+
+
+def _fill(tensor: Tensor, mask: Tensor, value: Any) -> Tensor:
+    return tensor.masked_fill_(mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim())), value)
 
 
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
