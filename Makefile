@@ -10,7 +10,7 @@ demo: $(READY)  ## train a VAE on the digits, evaluate it, draw it
 	$(BIN)/python -m pyro_dgm fit vae --data digits --epochs 200 --set latent_features=16 --set learning_rate=0.002 --out runs/demo
 
 test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -227,6 +227,26 @@ def test_batch_norm_and_dropout():
     assert int(svi.guide.encoder[1].num_batches_tracked) == STEPS
 
 
+def test_a_tensor_that_the_program_changes_in_place():
+    """An attribute that is no buffer, and a global; neither is one trace ahead."""
+
+    def inside(model, x):
+        with torch.no_grad():
+            model.total.add_(x.abs().sum())
+            FACTOR.mul_(0.99)
+        return 1 / (1 + 0.01 * model.total) + FACTOR
+
+    def make():
+        model = Model(inside)
+        model.total = torch.tensor(0.0)
+        FACTOR.fill_(0.5)
+        return model, Guide()
+
+    svi = check(make)
+    total = sum(x.abs().sum() for x in batches())
+    torch.testing.assert_close(svi.model.total, total, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("guide", [pyro.infer.autoguide.AutoNormal, pyro.infer.autoguide.AutoMultivariateNormal])
 def test_autoguides(guide):
     def model(x):

@@ -63,7 +63,7 @@ def test_the_losses_are_those_of_the_step_as_written(objective, is_discrete):
 def test_steps_go_on_while_it_compiles(capsys):
     svi = trainer(ELBO(), True)
     start = time.monotonic()
-    while not svi._compiled.num_compiled:
+    while svi._compiled is None or not svi._compiled.num_compiled:
         svi.step(torch.randn(ROWS, FEATURES))
         assert time.monotonic() - start < 300
     num_steps = svi.num_steps

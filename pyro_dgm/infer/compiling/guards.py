@@ -91,11 +91,12 @@ class Guards:
     Arguments:
         entries: how to read it again, and what was found.
         keep: what must stay alive so that identities mean something.
+        tensors: those that were found, which a program may change in place.
     """
 
-    def __init__(self, entries: Sequence[_Guard], keep: Sequence[Any]) -> None:
+    def __init__(self, entries: Sequence[_Guard], keep: Sequence[Any], tensors: Sequence[Tensor]) -> None:
         self._entries = list(entries)
-        self.keep = keep
+        self.keep, self.tensors = keep, tensors
         boxes = [entry for entry in entries if entry.get is _same]
         self._empty = [entry.source for entry in boxes if not entry.saved]
         self._boxes = [entry.source for entry in boxes if entry.saved]
@@ -141,7 +142,7 @@ class Guards:
                 entries.append(entry)
             elif names and _is_of_attributes(entry):
                 entries.append(_of_dict(entry.source, names, entry.owner, entry.is_own))
-        return Guards(entries, self.keep)
+        return Guards(entries, self.keep, self.tensors)
 
 
 class Recorder:
@@ -174,7 +175,7 @@ class Recorder:
         for root in (*roots, *alive):
             walk.visit(root, type(root).__name__)
         walk.finish()
-        return Guards(walk.entries, walk.keep)
+        return Guards(walk.entries, walk.keep, walk.tensors)
 
     def _observe(self, frame: types.FrameType, event: str, argument: Any) -> None:
         if event != "call":
@@ -202,6 +203,7 @@ class _Walk:
     def __init__(self, codes: set[types.CodeType]) -> None:
         self.entries: list[_Guard] = []
         self.keep: list[Any] = []
+        self.tensors: list[Tensor] = []
         self._codes = codes
         self._seen: set[int] = set()
         self._queue: deque[tuple[Any, str, bool]] = deque()
@@ -217,7 +219,12 @@ class _Walk:
 
     def visit(self, value: Any, owner: str, is_own: bool = True) -> None:
         """Puts an object on the list of those to go through."""
-        if isinstance(value, LEAVES) or id(value) in self._seen:
+        if id(value) in self._seen:
+            return
+        if isinstance(value, Tensor):
+            self._seen.add(id(value))
+            self.tensors.append(value)
+        if isinstance(value, LEAVES):
             return
         self._seen.add(id(value))
         self.keep.append(value)

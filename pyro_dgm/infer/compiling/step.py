@@ -75,6 +75,8 @@ class _Special:
     guards: Guards
     trained: list[Tensor]
     is_watched: bool = False
+    versions: list[int] = field(default_factory=list)
+    changed: list[Tensor] = field(default_factory=list)
     lifted: list[tuple[dict[str, Any], str, Tensor]] = field(default_factory=list)
     capture: Capture | None = None
     update: Update | None = None
@@ -192,7 +194,8 @@ class CompiledStep:
             for place, name in self._lifted.values()
             if name in place
         ]
-        self._specials.setdefault(key, []).append(_Special(guards, self._trained(), lifted=lifted))
+        versions = [tensor._version for tensor in guards.tensors]
+        self._specials.setdefault(key, []).append(_Special(guards, self._trained(), lifted=lifted, versions=versions))
 
     def _watch(self, special: _Special) -> None:
         """Sees what a step has changed of what it reads."""
@@ -205,6 +208,8 @@ class CompiledStep:
             )
         if changes:  # what a library's object notes down while it runs
             special.guards = special.guards.without([change.key for change in changes])
+        found = zip(special.guards.tensors, special.versions, strict=True)
+        special.changed = [tensor for tensor, version in found if tensor._version != version]
         special.is_watched = True
 
     def _too_many(self, key: Any) -> str:
@@ -436,7 +441,7 @@ class CompiledStep:
         tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
         tensors += [detach_provenance(value) for value in pyro.get_param_store()._params.values()]
         tensors += [] if special.update is None else special.update.tensors
-        tensors += [tensor for _, _, tensor in special.lifted]
+        tensors += [*special.changed, *(tensor for _, _, tensor in special.lifted)]
         trained = set(map(id, special.trained))
         return [tensor for tensor in {id(t): t for t in tensors}.values() if id(tensor) not in trained]
 
