@@ -400,6 +400,45 @@ def test_a_module_that_is_swapped():
     check(modules(), before=before)
 
 
+def scaled():
+    """A scale of the store, and a guide without any."""
+    encoder = nn.Linear(FEATURES, 2)
+
+    def model(x):
+        scale = pyro.param("scale", torch.tensor(0.8), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), scale).to_event(1), obs=x[:, :1])
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return model, guide
+
+
+def test_a_parameter_of_the_store_that_is_set_or_cleared():
+    def is_set(number, svi):
+        if number == 10:
+            pyro.get_param_store()["scale"] = torch.tensor(2.0)
+
+    def is_cleared(number, svi):
+        if number == 10:
+            pyro.clear_param_store()
+
+    check(scaled, before=is_set)
+    check(scaled, before=is_cleared)
+
+
+def test_a_running_baseline_that_a_step_as_written_has_replaced():
+    """Data that require grad are never compiled: those steps are as written, between compiled ones."""
+    data = [x.requires_grad_(i in (9, 10, 17)) for i, x in enumerate(batches())]
+    make = bits({"use_decaying_avg_baseline": True, "baseline_beta": 0.9})
+    svi = check(make, loss=TraceGraph_ELBO, data=data)
+    assert svi._compiled.num_compiled == 1
+
+
 FACTOR = torch.tensor(0.5)
 PLAIN = 0.5
 

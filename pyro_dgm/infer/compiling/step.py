@@ -3,28 +3,29 @@
 __all__ = ["CompiledStep", "Compiler", "Outcome"]
 
 import math
+import operator
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro.ops.provenance import detach_provenance
 from pyro.poutine import runtime
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from pyro_dgm.infer.compiling.backends import BACKENDS, Function, build
-from pyro_dgm.infer.compiling.capture import Capture, capture
-from pyro_dgm.infer.compiling.guards import Guards, Key, Recorder
+from pyro_dgm.infer.compiling.backends import BACKENDS, build
+from pyro_dgm.infer.compiling.guards import Key, Recorder
 from pyro_dgm.infer.compiling.refusals import CompileError
+from pyro_dgm.infer.compiling.tracing import Arguments, Version, trace
 from pyro_dgm.infer.compiling.updates import Counters, Update, can_fold
 
 MOST = 8  # kinds of arguments, and states of what is read in Python, after which the rest stays as written
@@ -68,25 +69,6 @@ class Outcome(NamedTuple):
     is_updated: bool
 
 
-@dataclass
-class _Special:
-    """The step for one kind of arguments and one state of everything it reads in Python."""
-
-    guards: Guards
-    trained: list[Tensor]
-    is_watched: bool = False
-    versions: list[int] = field(default_factory=list)
-    changed: list[Tensor] = field(default_factory=list)
-    lifted: list[tuple[dict[str, Any], str, Tensor]] = field(default_factory=list)
-    capture: Capture | None = None
-    update: Update | None = None
-    kinds: list[tuple[bool, torch.dtype]] = field(default_factory=list)
-    run: Function | None = None
-    inputs: list[Tensor] = field(default_factory=list)
-    thread: threading.Thread | None = None
-    error: BaseException | None = None
-
-
 class CompiledStep:
     """Compiles a step: work that leaves gradients, and an optimiser's update.
 
@@ -114,7 +96,7 @@ class CompiledStep:
         self._work, self._roots, self._optimizer = work, roots, optimizer
         self._clip_norm, self._compiler = clip_norm, compiler
         self._uses: dict[Any, int] = {}
-        self._specials: dict[Any, list[_Special]] = {}
+        self._versions: dict[Any, list[Version]] = {}
         self._refusals: dict[Any, str] = {}
         self._lifted: dict[Key, tuple[dict[str, Any], str]] = {}
         self._unliftable: set[Key] = set()
@@ -129,19 +111,19 @@ class CompiledStep:
     @property
     def num_compiled(self) -> int:
         """How many versions of the step have been compiled."""
-        return sum(special.run is not None for specials in self._specials.values() for special in specials)
+        return sum(version.run is not None for versions in self._versions.values() for version in versions)
 
     def wait(self) -> None:
         """Waits for what is being compiled."""
-        for specials in self._specials.values():
-            for special in specials:
-                if special.thread is not None:
-                    special.thread.join()
+        for versions in self._versions.values():
+            for version in versions:
+                if version.thread is not None:
+                    version.thread.join()
 
     def reset(self) -> None:
         """Forgets everything compiled, as when parameters were born."""
         self._uses.clear()
-        self._specials.clear()
+        self._versions.clear()
         self._refusals.clear()
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outcome | None:
@@ -152,14 +134,14 @@ class CompiledStep:
         key, tensors = self._key(args, kwargs)
         if key is None or key in self._refusals:
             return None
-        special = self._current(key)
-        if special is None or not special.is_watched:
+        version = self._current(key)
+        if version is None or not version.is_watched:
             return None
-        if special.run is None:
-            self._advance(key, special, args, kwargs)
-        if special.run is None or (special.thread is not None and special.thread.is_alive()):
+        if version.run is None:
+            self._advance(key, version, args, kwargs)
+        if version.run is None or (version.thread is not None and version.thread.is_alive()):
             return None
-        return self._take(special, tensors)
+        return self._take(version, tensors)
 
     @contextmanager
     def observing(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
@@ -169,13 +151,13 @@ class CompiledStep:
             yield
             return
         self._uses[key] = self._uses.get(key, 0) + 1
-        special = self._current(key)
+        version = self._current(key)
         try:
-            if self._uses[key] == 1 or (special is not None and special.is_watched):
+            if self._uses[key] == 1 or (version is not None and version.is_watched):
                 yield
-            elif special is not None:
+            elif version is not None:
                 yield
-                self._watch(special)
+                self._watch(version)
             else:
                 with Recorder() as recorder:
                     yield
@@ -185,7 +167,7 @@ class CompiledStep:
 
     def _note(self, key: Any, recorder: Recorder, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Writes down what a step has read."""
-        if len(self._specials.get(key, ())) >= MOST or (len(self._specials) >= MOST and key not in self._specials):
+        if len(self._versions.get(key, ())) >= MOST or (len(self._versions) >= MOST and key not in self._versions):
             raise CompileError(self._too_many(key))
         others = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if not isinstance(leaf, Tensor)]
         guards = recorder.guards(*self._roots, *others).without(self._lifted)
@@ -194,12 +176,12 @@ class CompiledStep:
             for place, name in self._lifted.values()
             if name in place
         ]
-        versions = [tensor._version for tensor in guards.tensors]
-        self._specials.setdefault(key, []).append(_Special(guards, self._trained(), lifted=lifted, versions=versions))
+        counts = [tensor._version for tensor in guards.tensors]
+        self._versions.setdefault(key, []).append(Version(guards, self._trained(), lifted=lifted, write_counts=counts))
 
-    def _watch(self, special: _Special) -> None:
+    def _watch(self, version: Version) -> None:
         """Sees what a step has changed of what it reads."""
-        changes = special.guards.changes()
+        changes = version.guards.changes()
         own = [change for change in changes if change.is_own]
         if own:
             raise CompileError(
@@ -207,15 +189,15 @@ class CompiledStep:
                 "it in a buffer, or change it outside of the programs."
             )
         if changes:  # what a library's object notes down while it runs
-            special.guards = special.guards.without([change.key for change in changes])
-        found = zip(special.guards.tensors, special.versions, strict=True)
-        special.changed = [tensor for tensor, version in found if tensor._version != version]
-        special.is_watched = True
+            version.guards = version.guards.without([change.key for change in changes])
+        found = zip(version.guards.tensors, version.write_counts, strict=True)
+        version.changed = [tensor for tensor, count in found if tensor._version != count]
+        version.is_watched = True
 
     def _too_many(self, key: Any) -> str:
-        specials = self._specials.get(key)
-        if specials:
-            changes = "; ".join(map(str, specials[-1].guards.changes()[:3]))
+        versions = self._versions.get(key)
+        if versions:
+            changes = "; ".join(map(str, versions[-1].guards.changes()[:3]))
             return (
                 f"at most {MOST} states of what a step reads in Python are compiled; got more, the last with {changes}"
                 ". Pass it as a tensor or float argument, or keep it in a tensor."
@@ -225,45 +207,61 @@ class CompiledStep:
             ". Give batches the same shape."
         )
 
-    def _take(self, special: _Special, tensors: Sequence[Tensor]) -> Outcome:
-        update = special.update
+    def _take(self, version: Version, tensors: Sequence[Tensor]) -> Outcome:
+        update = version.update
         if update is not None:
-            update.before()
             update.refresh()
-        for place, name, tensor in special.lifted:
+        for place, name, tensor in version.lifted:
             tensor.fill_(place[name])
-        assert special.run is not None
+        assert version.run is not None
         with torch.no_grad():
-            report, *gradients = special.run(*special.inputs, *tensors)
+            report, *gradients = version.run(*version.inputs, *tensors)
         loss, norm = report.tolist()
         if update is None:
-            for parameter, gradient in zip(special.trained, gradients, strict=True):
+            for parameter, gradient in zip(version.trained, gradients, strict=True):
                 parameter.grad = gradient
         elif math.isfinite(loss) and math.isfinite(norm):
             update.count()
         return Outcome(loss, norm, update is not None)
 
-    def _current(self, key: Any) -> _Special | None:
+    def _current(self, key: Any) -> Version | None:
         """The version of the step for the Python state at hand, the last used first."""
-        specials = self._specials.get(key, [])
-        for place, special in enumerate(specials):
-            if special.guards.hold() and self._is_bound(special):
+        versions = self._versions.get(key, [])
+        for place, version in enumerate(versions):
+            if version.guards.hold() and self._is_bound(version):
                 if place:
-                    specials.insert(0, specials.pop(place))
-                return special
-        if specials:
-            self._lift(specials)
+                    versions.insert(0, versions.pop(place))
+                return version
+        if versions:
+            self._lift(versions)
         return None
 
-    def _is_bound(self, special: _Special) -> bool:
+    def _is_bound(self, version: Version) -> bool:
         """Whether parameters and optimiser are what the version was made for."""
-        if special.kinds and self._kinds() != special.kinds:
+        if version.kinds and self._kinds() != version.kinds:
             return False
-        return special.update is None or special.update.is_current()
+        return (version.update is None or version.update.is_current()) and self._is_stored(version)
 
-    def _lift(self, specials: list[_Special]) -> None:
+    def _is_stored(self, version: Version) -> bool:
+        """Whether the store has the same parameters; what is not trained may have been replaced, as baselines are."""
+        store = pyro.get_param_store()._params
+        if version.run is None or _is_same_store(store, version.store):
+            return True
+        if store.keys() != version.store.keys():
+            return False
+        trained, places = set(map(id, version.trained)), {id(tensor): i for i, tensor in enumerate(version.inputs)}
+        for name, old in version.store.items():
+            before, now = detach_provenance(old), detach_provenance(store[name])
+            if now is not before and id(before) in places:
+                if id(before) in trained or (now.shape, now.dtype) != (before.shape, before.dtype):
+                    return False
+                version.inputs[places[id(before)]] = now
+        version.store = dict(store)
+        return True
+
+    def _lift(self, versions: list[Version]) -> None:
         """Makes inputs of floats that have changed, if nothing else has."""
-        changes = specials[0].guards.changes()
+        changes = versions[0].guards.changes()
         floats = [
             change
             for change in changes
@@ -274,155 +272,81 @@ class CompiledStep:
             for change in liftable:
                 assert change.place is not None
                 self._lifted[change.key] = (change.place, change.name)
-            specials.clear()
+            versions.clear()
 
-    def _advance(self, key: Any, special: _Special, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _advance(self, key: Any, version: Version, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Traces, or starts to compile what has been traced twice."""
-        if special.thread is not None:
-            if not special.thread.is_alive():
-                self._refuse(key, special.error or CompileError("compiling came to nothing"))
+        if version.thread is not None:
+            if not version.thread.is_alive():
+                self._refuse(key, version.error or CompileError("compiling came to nothing"))
             return
         try:
-            self._trace(special, args, kwargs)
+            self._trace(version, args, kwargs)
         except CompileError as error:
-            self._unlift_or_refuse(key, special, args, kwargs, error)
+            self._unlift_or_refuse(key, version, args, kwargs, error)
         except Exception as error:  # of torch's, whose tracing and compiling may fail in any way; eager goes on
             self._refuse(key, error)
 
     def _unlift_or_refuse(
-        self, key: Any, special: _Special, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: CompileError
+        self, key: Any, version: Version, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: CompileError
     ) -> None:
         """Takes floats as they are, for the step looks at them, and tries again; or gives up."""
-        if special.lifted:
-            for place, name, _ in special.lifted:
+        if version.lifted:
+            for place, name, _ in version.lifted:
                 self._unliftable.add((id(place), name))
                 self._lifted.pop((id(place), name), None)
-            self._specials.pop(key, None)
+            self._versions.pop(key, None)
         elif not self._fixed_floats and any(type(leaf) is float for leaf in pytree.tree_leaves((args, kwargs))):
             self._fixed_floats = True
             self.reset()
         else:
             self._refuse(key, error)
 
-    def _trace(self, special: _Special, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _trace(self, version: Version, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None
-        if special.update is None and can_fold(optimizer):
+        if version.update is None and can_fold(optimizer):
             if self._counters is None or not self._counters.are_bound():
                 self._counters = Counters(optimizer)
-            special.update = Update(optimizer, special.trained, self._counters)
-        special.kinds = self._kinds()
-        others = self._others(special)
-        found = self._captured(special, others, args, kwargs)
-        if special.capture is None:
-            special.capture = found
+            version.update = Update(optimizer, version.trained, self._counters)
+        version.kinds = self._kinds()
+        found = trace(version, self._work, optimizer, self._clip_norm, Arguments(args, kwargs, self._fixed_floats))
+        if version.capture is None:
+            version.capture = found
             return
-        if not special.capture.agrees_with(found):
+        if not version.capture.agrees_with(found):
             raise CompileError(
                 "a step must do the same on other data and noise; got two traces that differ, so it draws from "
                 "Python's or NumPy's random numbers, reads a clock, or counts. Draw with torch, and pass what changes "
                 "as an argument."
             )
-        special.inputs = [*found.live, *found.outside]
-        special.capture = found
-        self._compile(special, [*special.inputs, *_tensors_of(args, kwargs, self._fixed_floats)])
+        version.inputs, version.store = [*found.live, *found.outside], dict(pyro.get_param_store()._params)
+        version.capture = found
+        self._compile(version, [*version.inputs, *Arguments(args, kwargs, self._fixed_floats).tensors])
 
-    def _captured(
-        self, special: _Special, others: list[Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Capture:
-        tensors = _tensors_of(args, kwargs, self._fixed_floats)
-        leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-        store = pyro.get_param_store()._params
-
-        def work(*batch: Tensor) -> list[Tensor]:
-            given = iter(batch)
-            filled = [next(given) if _is_input(leaf, self._fixed_floats) else leaf for leaf in leaves]
-            own_args, own_kwargs = pytree.tree_unflatten(filled, spec)
-            versions = [(tensor, tensor.clone(), tensor._version) for tensor in others]
-            entries = dict(store)
-            with torch.enable_grad(), _as_tensors(special.lifted):
-                parts = pytree.tree_leaves(self._work(*own_args, **own_kwargs))
-            self._put_back(entries, store)
-            return self._outputs(special, parts, versions)
-
-        before = dict(store)
-        try:
-            return capture(work, [*special.trained, *others], tensors)
-        finally:
-            for parameter in special.trained:
-                parameter.grad = None
-            store.clear()
-            store.update(before)
-
-    def _put_back(self, before: dict[str, Tensor], store: dict[str, Tensor]) -> None:
-        """Writes what has replaced an entry of the store, such as a running baseline, into the old one."""
-        if set(store) - set(before):
-            raise CompileError(
-                f"parameters must have been made before a step is compiled; got new ones, {set(store) - set(before)}. "
-                "Make them at the first step."
-            )
-        for name, old in before.items():
-            if store[name] is not old:
-                detach_provenance(old).copy_(detach_provenance(store[name]).detach())
-
-    def _outputs(
-        self, special: _Special, parts: Sequence[Any], versions: Sequence[tuple[Tensor, Tensor, int]]
-    ) -> list[Tensor]:
-        """Does the update, and returns loss and norm, and the gradients if they are to be used outside."""
-        if not parts or not all(isinstance(part, Tensor) for part in parts):
-            raise CompileError(
-                f"a loss must be a tensor to be compiled; got {[type(part).__name__ for part in parts]}. Do not turn "
-                "it into a number inside the objective."
-            )
-        optimizer = self._optimizer()
-        assert optimizer is not None
-        all_parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        trained = [parameter for parameter in all_parameters if parameter.grad is not None]
-        if set(map(id, trained)) != set(map(id, special.trained)):
-            raise CompileError(
-                "the same parameters must get a gradient at every step; got others than the step before. Freeze or "
-                "unfreeze them between steps, not by chance."
-            )
-        loss = torch.stack([part.detach() for part in parts]).sum()
-        gradients = [parameter.grad for parameter in special.trained if parameter.grad is not None]
-        norm = torch.stack([(gradient * gradient).sum().to(loss) for gradient in gradients]).sum().sqrt()
-        report = torch.stack([loss, norm])
-        if special.update is None:
-            return [report, *gradients]
-        is_fine = report.isfinite().all()
-        if self._clip_norm is not None:
-            factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
-            gradients = [gradient * factor.to(gradient) for gradient in gradients]
-        special.update(gradients, is_fine)
-        mine = set(map(id, special.update.tensors))
-        for tensor, old, version in versions:
-            if tensor._version != version and id(tensor) not in mine:
-                tensor.copy_(torch.where(is_fine, tensor, old))
-        return [report]
-
-    def _compile(self, special: _Special, inputs: list[Tensor]) -> None:
-        captured, compiler = special.capture, self._compiler
+    def _compile(self, version: Version, inputs: list[Tensor]) -> None:
+        captured, compiler = version.capture, self._compiler
         assert captured is not None
 
         def compile_it() -> None:
             start = time.perf_counter()
             try:
-                special.run = build(captured.graph, inputs, compiler.backend)
+                version.run = build(captured.graph, inputs, compiler.backend)
             except Exception as error:  # shown by whoever finds the thread at its end
-                special.error = error
+                version.error = error
                 return
             if compiler.backend == "inductor" and not compiler.quiet:
                 tqdm.write(f"compiled the step in {time.perf_counter() - start:.0f} s", file=sys.stderr)
 
         if compiler.wait or compiler.backend == "graph":
             compile_it()
-            if special.error is not None:
-                raise CompileError(f"the backend failed: {special.error}") from special.error
+            if version.error is not None:
+                raise CompileError(f"the backend failed: {version.error}") from version.error
             return
         if not compiler.quiet:
             tqdm.write("compiling the step; until it is done, steps are taken as written", file=sys.stderr)
-        special.thread = threading.Thread(target=compile_it, daemon=True, name="compile")
-        special.thread.start()
+        version.thread = threading.Thread(target=compile_it, daemon=True, name="compile")
+        version.thread.start()
 
     def _kinds(self) -> list[tuple[bool, torch.dtype]]:
         """What may change of a parameter that keeps its identity."""
@@ -434,16 +358,6 @@ class CompiledStep:
         optimizer = self._optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
         return [parameter for group in groups for parameter in group["params"] if parameter.grad is not None]
-
-    def _others(self, special: _Special) -> list[Tensor]:
-        """Everything else the step may change or that changes between steps."""
-        modules = [value for value in special.guards.keep if isinstance(value, nn.Module)]
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        tensors += [detach_provenance(value) for value in pyro.get_param_store()._params.values()]
-        tensors += [] if special.update is None else special.update.tensors
-        tensors += [*special.changed, *(tensor for _, _, tensor in special.lifted)]
-        trained = set(map(id, special.trained))
-        return [tensor for tensor in {id(t): t for t in tensors}.values() if id(tensor) not in trained]
 
     def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Sequence[Tensor]]:
         """What selects a version of the step, None for what is never compiled; and the arguments that are inputs."""
@@ -464,35 +378,17 @@ class CompiledStep:
                 parts.append(float)
             else:
                 parts.append((type(leaf), leaf if isinstance(leaf, str | int | float | bool | None) else id(leaf)))
-        return (modes, spec, tuple(parts)), _tensors_of(args, kwargs, self._fixed_floats)
+        return (modes, spec, tuple(parts)), Arguments(args, kwargs, self._fixed_floats).tensors
 
     def _refuse(self, key: Any, error: BaseException) -> None:
         """Leaves steps of these arguments as they are written, and says why, once."""
         reason = str(error) if isinstance(error, CompileError) else f"{type(error).__name__}: {error}"
-        self._specials.pop(key, None)
+        self._versions.pop(key, None)
         is_known = reason in self._refusals.values()
         self._refusals[key] = reason
         if not self._compiler.quiet and not is_known:
             warnings.warn(f"a step is not compiled and taken as written. {reason}", RuntimeWarning, stacklevel=4)
 
 
-@contextmanager
-def _as_tensors(lifted: Sequence[tuple[dict[str, Any], str, Tensor]]) -> Iterator[None]:
-    """Puts tensors in the place of numbers."""
-    before = [place[name] for place, name, _ in lifted]
-    try:
-        for place, name, tensor in lifted:
-            place[name] = tensor
-        yield
-    finally:
-        for (place, name, _), value in zip(lifted, before, strict=True):
-            place[name] = value
-
-
-def _is_input(leaf: Any, fixed_floats: bool) -> bool:
-    return isinstance(leaf, Tensor) or (type(leaf) is float and not fixed_floats)
-
-
-def _tensors_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], fixed_floats: bool) -> list[Tensor]:
-    leaves = pytree.tree_leaves((args, dict(kwargs)))
-    return [torch.as_tensor(leaf) for leaf in leaves if _is_input(leaf, fixed_floats)]
+def _is_same_store(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one.values(), other.values()))

@@ -126,19 +126,16 @@ class Update:
         )
 
     def refresh(self) -> None:
-        """Hands over the learning rates as they are now."""
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        """Hands over the learning rates of the step to come; ``ClippedAdam`` lets them decay before it."""
+        rates = [group["lr"] * group.get("lrd", 1.0) for group in self._optimizer.param_groups]
         if rates != self._last_rates:
             self._rates.copy_(torch.tensor([float(rate) for rate in rates]))
             self._last_rates = rates
         self._counters.refresh()
 
     def count(self) -> None:
-        """Counts a step that the graph has taken."""
+        """Does in Python what goes with a step that the graph has taken."""
         self._counters.count(self._parameters)
-
-    def before(self) -> None:
-        """What comes before a step: ``ClippedAdam`` lets its rates decay."""
         if isinstance(self._optimizer, ClippedAdam):
             for group in self._optimizer.param_groups:
                 group["lr"] *= group["lrd"]
