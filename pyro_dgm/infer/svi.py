@@ -282,7 +282,10 @@ class SVI:
 
     def _make_compiled(self) -> CompiledStep:
         work, roots = functools.partial(self._run_loss, self.loss.loss_and_grads), (self.model, self.guide, self.loss)
-        return CompiledStep(work, roots, lambda: self._optimizer, self.clip_norm, self._compiler)
+        return CompiledStep(work, roots, self._made_optimizer, self.clip_norm, self._compiler)
+
+    def _made_optimizer(self) -> Optimizer | None:
+        return self._optimizer
 
     def _run_loss(self, loss: Any, *args: Any, **kwargs: Any) -> Any:
         return loss(self.model, self.guide, *args, **kwargs)

@@ -697,6 +697,20 @@ def test_losses_go_on_after_a_skipped_step():
     assert plain.num_skipped == svi.num_skipped == 1
 
 
+def test_a_copy_of_a_trainer_is_compiled_anew_and_leaves_the_first_alone():
+    data = batches(30)
+    expected, _, _ = train(modules(), False, data=data)
+    _, first, _ = train(modules(), GRAPH, data=data[:12])
+    noise = torch.get_rng_state()
+    second = copy.deepcopy(first)
+    before = [parameter.detach().clone() for parameter in first.model.parameters()]
+    torch.set_rng_state(noise)
+    found = torch.tensor([second.step(x) for x in data[12:]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected[12:], rtol=2e-5, atol=2e-5)
+    assert second._compiled.num_compiled == 1
+    torch.testing.assert_close(before, list(first.model.parameters()), rtol=0, atol=0)
+
+
 def test_compiling_can_wait_until_it_pays(monkeypatch):
     monkeypatch.setattr("pyro_dgm.infer.svi.AUTO_SECONDS", 0.05)
     _, svi, _ = train(modules(), "auto", data=batches(3))

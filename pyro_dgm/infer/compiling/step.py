@@ -2,6 +2,7 @@
 
 __all__ = ["CompiledStep", "Compiler", "Outcome"]
 
+import copy
 import math
 import operator
 import sys
@@ -102,6 +103,11 @@ class CompiledStep:
         self._unliftable: set[Key] = set()
         self._counters: Counters | None = None
         self._fixed_floats = False  # whether float arguments are part of the key, because the step reads them
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledStep":
+        """A step of the copied programs, nothing of which has been compiled."""
+        work, roots, optimizer = copy.deepcopy((self._work, self._roots, self._optimizer), memo)
+        return CompiledStep(work, roots, optimizer, self._clip_norm, self._compiler)
 
     @property
     def refusals(self) -> list[str]:

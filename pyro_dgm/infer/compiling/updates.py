@@ -109,7 +109,7 @@ class Update:
         self._rates = parameters[0].detach().new_zeros(len(optimizer.param_groups))
         self._last_rates: list[float] | None = None
         self._settings = self._read_settings()
-        self._moments = self._read_moments()
+        self._moments, self._state = self._read_moments(), optimizer.state
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -119,11 +119,8 @@ class Update:
 
     def is_current(self) -> bool:
         """Whether the optimiser has the state and the settings the update was made for, learning rates aside."""
-        return (
-            self._counters.are_bound()
-            and all(map(operator.is_, self._moments, self._read_moments()))
-            and self._read_settings() == self._settings
-        )
+        is_same = self._optimizer.state is self._state  # load_state_dict makes another
+        return is_same and self._read_settings() == self._settings
 
     def refresh(self) -> None:
         """Hands over the learning rates of the step to come; ``ClippedAdam`` lets them decay before it."""
