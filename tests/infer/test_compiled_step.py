@@ -697,6 +697,43 @@ def test_losses_go_on_after_a_skipped_step():
     assert plain.num_skipped == svi.num_skipped == 1
 
 
+@pytest.mark.parametrize("optim", [adam, OPTIMISERS["ClippedAdam"], OPTIMISERS["RMSprop, outside of the graph"]])
+def test_several_steps_in_one_call(optim):
+    """A last batch of another size, and steps before anything is compiled, among them."""
+    data = [*batches(29), batches(1, rows=2)[0], *batches(5)]
+    expected, _, _ = train(modules(), False, optim=optim, data=data)
+    _, svi, _ = train(modules(), GRAPH, optim=optim, data=[])
+    torch.manual_seed(1)
+    found = torch.tensor(svi.steps(data[:11]) + svi.steps((x,) for x in data[11:]), dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
+    assert svi.num_steps == len(data)
+    assert svi._compiled.num_compiled == 1
+
+
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_a_bad_batch_among_several_is_caught_where_it_is(nonfinite):
+    """Those before it are taken, those after it only if it is skipped; as one by one."""
+    data, options = batches(20), {"nonfinite": nonfinite}
+    data[14] = torch.full_like(data[14], float("nan"))
+    results = []
+    with pyro.validation_enabled(False):
+        for is_together in (False, True):
+            _, svi, _ = train(modules(), GRAPH if is_together else False, loss=ELBO, data=data[:8], options=options)
+            try:
+                found = svi.steps(data[8:]) if is_together else [svi.step(x) for x in data[8:]]
+            except ArithmeticError as error:
+                found = [str(error)]
+            parameters = [parameter.detach() for parameter in svi.model.parameters()]
+            results.append((found, svi.num_steps, svi.num_skipped, parameters))
+    (one, *counts, parameters), (other, *counts_too, parameters_too) = results
+    assert counts == counts_too
+    torch.testing.assert_close(parameters, parameters_too, rtol=2e-5, atol=2e-5)
+    if nonfinite == "raise":
+        assert one == other
+    else:
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
 def test_a_copy_of_a_trainer_is_compiled_anew_and_leaves_the_first_alone():
     data = batches(30)
     expected, _, _ = train(modules(), False, data=data)

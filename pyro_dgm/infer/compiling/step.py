@@ -3,6 +3,7 @@
 __all__ = ["CompiledStep", "Compiler", "Outcome"]
 
 import copy
+import itertools
 import math
 import operator
 import sys
@@ -228,7 +229,44 @@ class CompiledStep:
                 parameter.grad = gradient
         elif math.isfinite(loss) and math.isfinite(norm):
             update.count()
+        else:
+            update.release()
         return Outcome(loss, norm, update is not None)
+
+    def run_several(self, batches: Sequence[tuple[Any, ...]]) -> list[float] | None:
+        """Takes a step for each batch of positional arguments, and looks at the losses only then.
+
+        What a step reads in Python is compared once, before the first. Only the first batches of one kind are taken,
+        and from the first whose loss or gradient is not finite on nothing has been changed: the losses of those before
+        are returned, and torch's generator is where it was after them. None if they are of no compiled version with
+        the update in it.
+        """
+        key, _ = self._key(batches[0], {})
+        if key is None or key in self._refusals:
+            return None
+        kinds = (self._key(batch, {}) for batch in batches)
+        inputs = [tensors for _, tensors in itertools.takewhile(lambda found: found[0] == key, kinds)]
+        version = self._current(key)
+        if version is None or version.run is None or version.update is None or not version.update.counts_itself:
+            return None
+        if version.thread is not None and version.thread.is_alive():
+            return None
+        version.update.refresh()
+        for place, name, tensor in version.lifted:
+            tensor.fill_(place[name])
+        reports, states = [], []
+        with torch.no_grad():
+            for tensors in inputs:
+                states.append(torch.get_rng_state())
+                reports.append(version.run(*version.inputs, *tensors)[0])
+        found = torch.stack(reports)
+        is_fine = found.isfinite().all(dim=1).tolist()
+        num_taken = is_fine.index(False) if False in is_fine else len(inputs)
+        if num_taken < len(inputs):
+            version.update.release()
+            torch.set_rng_state(states[num_taken])
+        losses: list[float] = found[:num_taken, 0].tolist()
+        return losses
 
     def _current(self, key: Any) -> Version | None:
         """The version of the step for the Python state at hand, the last used first."""

@@ -162,7 +162,7 @@ def _outputs(
     report = torch.stack([loss, norm])
     if version.update is None:
         return [report, *gradients]
-    is_fine = report.isfinite().all()
+    is_fine = version.update.gate(report.isfinite().all())
     if clip_norm is not None:
         factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
         gradients = [gradient * factor.to(gradient) for gradient in gradients]

@@ -107,6 +107,7 @@ class Update:
             if id(parameter) in trained
         }
         self._rates = parameters[0].detach().new_zeros(len(optimizer.param_groups))
+        self._halted = torch.zeros((), dtype=torch.bool, device=parameters[0].device)
         self._last_rates: list[float] | None = None
         self._settings = self._read_settings()
         self._moments, self._state = self._read_moments(), optimizer.state
@@ -115,12 +116,17 @@ class Update:
     def tensors(self) -> list[Tensor]:
         """What the update reads and changes beside the parameters."""
         packed = self._counters.packed
-        return [self._rates, *([] if packed is None else [packed]), *self._moments]
+        return [self._rates, self._halted, *([] if packed is None else [packed]), *self._moments]
 
     def is_current(self) -> bool:
         """Whether the optimiser has the state and the settings the update was made for, learning rates aside."""
         is_same = self._optimizer.state is self._state  # load_state_dict makes another
         return is_same and self._read_settings() == self._settings
+
+    @property
+    def counts_itself(self) -> bool:
+        """Whether all that a step changes is in the graph: ``ClippedAdam`` keeps numbers in Python."""
+        return not isinstance(self._optimizer, ClippedAdam)
 
     def refresh(self) -> None:
         """Hands over the learning rates of the step to come; ``ClippedAdam`` lets them decay before it."""
@@ -136,6 +142,16 @@ class Update:
         if isinstance(self._optimizer, ClippedAdam):
             for group in self._optimizer.param_groups:
                 group["lr"] *= group["lrd"]
+
+    def gate(self, is_fine: Tensor) -> Tensor:
+        """Whether to take a step: it is fine, and so have been all since ``release``. In the graph."""
+        is_taken = is_fine & ~self._halted
+        self._halted.copy_(~is_taken)
+        return is_taken
+
+    def release(self) -> None:
+        """Lets steps be taken again after one that was not."""
+        self._halted.zero_()
 
     def __call__(self, gradients: Sequence[Tensor], is_fine: Tensor) -> None:
         """Updates parameters and state in place where the step is fine, a boolean scalar."""
