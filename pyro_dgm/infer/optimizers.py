@@ -1,6 +1,6 @@
 """One torch optimiser over all parameters, from whatever a Pyro user passes."""
 
-__all__ = ["OptimizerFactory", "add_parameters", "build_optimizer"]
+__all__ = ["OptimizerFactory", "add_parameters", "build_optimizer", "check_optimizer"]
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -39,6 +39,15 @@ def build_optimizer(optim: Optimizer | OptimizerFactory | PyroOptim, parameters:
     return optimizer
 
 
+def check_optimizer(optim: object) -> None:
+    """Raises a ``TypeError`` where an optimiser is of no known kind, before there are parameters to make it for."""
+    if not (isinstance(optim, Optimizer | PyroOptim) or callable(optim)):
+        raise TypeError(
+            "optim must be a torch optimiser, a callable from parameters to one, or a pyro.optim.PyroOptim; got "
+            f"{type(optim).__name__}. For instance functools.partial(torch.optim.Adam, lr=1e-3)."
+        )
+
+
 def add_parameters(optim: OptimizerFactory | PyroOptim, optimizer: Optimizer, new: Mapping[str, Tensor]) -> None:
     """Adds parameters that appeared after the optimiser was made."""
     for name, parameter in new.items():
@@ -47,16 +56,12 @@ def add_parameters(optim: OptimizerFactory | PyroOptim, optimizer: Optimizer, ne
 
 
 def _make(optim: Optimizer | OptimizerFactory | PyroOptim, parameters: Mapping[str, Tensor]) -> Optimizer:
+    check_optimizer(optim)
     if isinstance(optim, Optimizer):
         return optim
     if isinstance(optim, PyroOptim):
         return _from_pyro(optim, parameters)
-    if callable(optim):
-        return optim(list(parameters.values()))
-    raise TypeError(
-        "optim must be a torch optimiser, a callable from parameters to one, or a pyro.optim.PyroOptim; got "
-        f"{type(optim).__name__}. For instance functools.partial(torch.optim.Adam, lr=1e-3)."
-    )
+    return optim(list(parameters.values()))
 
 
 def _from_pyro(optim: PyroOptim, parameters: Mapping[str, Tensor]) -> Optimizer:

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from pyro_dgm.infer.annealing import annealings_of
 from pyro_dgm.infer.compiling import CompiledStep, Compiler
 from pyro_dgm.infer.log_weights import weigh
-from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer
+from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer, check_optimizer
 from pyro_dgm.infer.programs import (
     Program,
     Traces,
@@ -118,6 +118,7 @@ class SVI:
                 "loss must be an objective such as ELBO() or pyro.infer.Trace_ELBO(); "
                 f"got {type(loss).__name__}. Make an instance of one."
             )
+        check_optimizer(optim)
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise ValueError(f"clip_norm must be a positive number; got {clip_norm}. Use None for no clipping.")
         if nonfinite not in {"raise", "skip"}:

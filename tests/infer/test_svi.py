@@ -549,3 +549,8 @@ def test_a_running_baseline_of_pyros_is_one_parameter_however_often_it_is_replac
         svi.step(torch.randn(4))
     held = [parameter for group in svi.optimizer.param_groups for parameter in group["params"]]
     assert len(held) == 3
+
+
+def test_an_optimiser_of_no_known_kind_is_refused_before_there_are_parameters():
+    with refuses(TypeError, "torch optimiser", "str"):
+        SVI(lambda x: None, lambda x: None, "adam", ELBO())
