@@ -2,15 +2,18 @@
 
 import functools
 import time
+import weakref
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dgm.infer import ELBO, IWAE, SVI
 from pyro_dgm.infer.compiling import Compiler
+from pyro_dgm.infer.compiling.backends import prepare
 
 STEPS, ROWS, FEATURES = 30, 8, 5
 
@@ -73,3 +76,15 @@ def test_steps_go_on_while_it_compiles(capsys):
     said = capsys.readouterr().err
     assert "compiling the step" in said
     assert "compiled the step in" in said
+
+
+def test_compiling_in_another_thread_touches_no_tensor_of_this_one():
+    """Training goes on meanwhile, and a backward pass replaces gradients without holding Python's lock."""
+    parameter = nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    graph = make_fx(lambda tensor: [2 * tensor])(parameter.detach())
+    build = prepare(graph, [parameter], "inductor")
+    gone = weakref.ref(parameter), weakref.ref(parameter.grad)
+    del parameter
+    assert [reference() for reference in gone] == [None, None]
+    assert build()(torch.arange(3.0))[0].tolist() == [0.0, 2.0, 4.0]

@@ -1,9 +1,10 @@
 """What a graph is turned into: one function of Inductor's, or the graph as it is."""
 
-__all__ = ["BACKENDS", "build"]
+__all__ = ["BACKENDS", "prepare"]
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,23 +18,30 @@ OPTIONS = {"cpp_wrapper": True, "size_asserts": False, "fallback_random": True} 
 Function = Callable[..., Sequence[Tensor]]
 
 
-def build(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Function:
-    """Returns a function of the inputs that does what the graph does.
+def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Callable[[], Function]:
+    """Returns what makes a function of the inputs that does what the graph does.
+
+    It may be called in another thread while this one goes on with the same tensors: it does not touch them.
 
     Arguments:
         graph: the graph; its placeholders get notes on their shapes.
-        inputs: tensors such as it will be called with.
+        inputs: tensors such as the function will be called with.
         backend: ``"inductor"``, or ``"graph"`` for the graph run operation by operation, which is a third faster than
             the program and needs no compiler.
     """
     if backend == "graph":
-        return graph
+        return lambda: graph
     mode = FakeTensorMode()
-    fake: list[Any] = [mode.from_tensor(tensor) for tensor in inputs]
+    fake: list[Any] = [mode.from_tensor(tensor.detach()) for tensor in inputs]
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     for node, tensor in zip(placeholders, fake, strict=True):
         node.meta["val"] = tensor
+    return partial(_compile, graph, mode, fake)
+
+
+def _compile(graph: GraphModule, mode: FakeTensorMode, fake: list[Any]) -> Function:
     with torch.no_grad(), tracing(TracingContext(mode)), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # of torch, about itself
             warnings.simplefilter("ignore", category)
-        return torch._inductor.compile(graph, fake, options=OPTIONS)
+        function: Function = torch._inductor.compile(graph, fake, options=OPTIONS)
+    return function

@@ -112,10 +112,6 @@ def _is_fill(tensor: Tensor, index: object, value: object) -> bool:
     return is_mask and (isinstance(value, int | float) or (isinstance(value, Tensor) and value.dim() == 0))
 
 
-def _fill(tensor: Tensor, mask: Tensor, value: Any) -> Tensor:
-    return tensor.masked_fill_(mask.reshape(mask.shape + (1,) * (tensor.dim() - mask.dim())), value)
-
-
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """The same without the look at the largest class, which reads the tensor."""
     if num_classes < 1:

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from pyro_dgm.infer.compiling.backends import BACKENDS, build
+from pyro_dgm.infer.compiling.backends import BACKENDS, prepare
 from pyro_dgm.infer.compiling.guards import Key, Recorder
 from pyro_dgm.infer.compiling.refusals import CompileError
 from pyro_dgm.infer.compiling.tracing import Arguments, Version, trace
@@ -371,11 +371,12 @@ class CompiledStep:
     def _compile(self, version: Version, inputs: list[Tensor]) -> None:
         captured, compiler = version.capture, self._compiler
         assert captured is not None
+        build = prepare(captured.graph, inputs, compiler.backend)
 
         def compile_it() -> None:
             start = time.perf_counter()
             try:
-                version.run = build(captured.graph, inputs, compiler.backend)
+                version.run = build()
             except Exception as error:  # shown by whoever finds the thread at its end
                 version.error = error
                 return
@@ -389,7 +390,7 @@ class CompiledStep:
             return
         if not compiler.quiet:
             tqdm.write("compiling the step; until it is done, steps are taken as written", file=sys.stderr)
-        version.thread = threading.Thread(target=compile_it, daemon=True, name="compile")
+        version.thread = threading.Thread(target=compile_it, name="compile")  # which the interpreter's end waits for
         version.thread.start()
 
     def _kinds(self) -> list[tuple[bool, torch.dtype]]:
