@@ -150,6 +150,11 @@ class SVI:
             )
         return self._optimizer
 
+    @property
+    def compiled(self) -> CompiledStep | None:
+        """The compiled step, with its ``refusals``; None as long as steps are not to be compiled."""
+        return self._compiled
+
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes one gradient step and returns the loss: minus the bound, summed over the data, in nats.
 

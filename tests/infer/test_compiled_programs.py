@@ -201,4 +201,4 @@ def test_the_losses_are_those_of_the_step_as_written(make):
         warnings.simplefilter("error", RuntimeWarning)
         found, svi = losses(make, Compiler("graph", wait=True))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert svi._compiled.num_compiled > 0
+    assert svi.compiled.num_compiled > 0

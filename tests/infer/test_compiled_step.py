@@ -100,7 +100,7 @@ def check(make, *, refused=None, is_compiled=True, tolerance=2e-5, **options):
     expected, _, _ = train(make, False, **options)
     found, svi, said = train(make, GRAPH, **options)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    compiled = svi._compiled
+    compiled = svi.compiled
     if refused is None:
         assert not said
         assert (compiled.num_compiled > 0) == is_compiled
@@ -279,7 +279,7 @@ def test_a_learning_rate_changed_by_a_scheduler():
                 group["lr"] = 0.05 / number
 
     svi = check(modules(), before=before)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_an_annealed_attribute_becomes_an_input():
@@ -289,7 +289,7 @@ def test_an_annealed_attribute_becomes_an_input():
         svi.model.beta = 1.0 if number < 10 else 0.05 * number
 
     svi = check(modules(), before=before)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_an_annealed_attribute_that_the_program_looks_at():
@@ -310,14 +310,14 @@ def test_the_annealing_of_a_schedule_becomes_an_input(loss):
         return annealing(model), annealing(guide)
 
     svi = check(make, loss=loss)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_a_capacity_and_a_temperature_that_follow_schedules_become_inputs():
     svi = check(modules(), loss=lambda: ELBO(analytic_kl=True, capacity=Linear(0.0, 2.0, over=12)))
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
     svi = check(bits(), loss=lambda: ELBO(gradient="gumbel", relaxation=Relaxation(Linear(1.0, 0.5, over=12))))
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_float_and_tensor_arguments_are_inputs():
@@ -326,7 +326,7 @@ def test_float_and_tensor_arguments_are_inputs():
 
     data = [((x, 0.1 + 0.01 * i), {"gamma": torch.tensor(0.5 + 0.1 * i)}) for i, x in enumerate(batches())]
     svi = check(modules(inside), data=data)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_a_float_argument_that_the_program_looks_at():
@@ -335,7 +335,7 @@ def test_a_float_argument_that_the_program_looks_at():
 
     data = [((x, 0.2 + 0.2 * (i // 12)), {}) for i, x in enumerate(batches())]
     svi = check(modules(inside), data=data)
-    assert svi._compiled.num_compiled == 2
+    assert svi.compiled.num_compiled == 2
 
 
 @pytest.mark.parametrize("values", [(True, False), ("a", "bc"), (1, 3)])
@@ -345,14 +345,14 @@ def test_other_arguments_select_a_version(values):
 
     data = [((x,), {"flag": values[i % 2]}) for i, x in enumerate(batches())]
     svi = check(modules(inside), data=data)
-    assert svi._compiled.num_compiled == 2
+    assert svi.compiled.num_compiled == 2
 
 
 def test_batches_of_other_sizes_and_dtypes():
     sizes = [6, 6, 6, 2, 6, 6, 2, 6, 6, 2, 6, 6, 2, 2, 2, 6, 6]
     data = [batches(1, rows)[0] + i for i, rows in enumerate(sizes)]
     svi = check(modules(), data=data)
-    assert svi._compiled.num_compiled == 2
+    assert svi.compiled.num_compiled == 2
 
     def inside(model, x):
         return 1.0 if x.dtype == torch.float32 else 0.5
@@ -363,7 +363,7 @@ def test_batches_of_other_sizes_and_dtypes():
 
     data = [x.double() if i % 2 else x for i, x in enumerate(batches())]
     svi = check(lambda: (Model(inside), Cast()), data=data)
-    assert svi._compiled.num_compiled == 2
+    assert svi.compiled.num_compiled == 2
 
 
 def test_evaluation_mode():
@@ -373,12 +373,12 @@ def test_evaluation_mode():
         return Model(), guide
 
     svi = check(make, before=lambda number, svi: svi.guide.train(number % 10 < 5))
-    assert svi._compiled.num_compiled == 2
+    assert svi.compiled.num_compiled == 2
 
 
 def test_a_flag_of_the_model():
     svi = check(modules(), before=lambda number, svi: setattr(svi.model, "is_wide", number >= 10))
-    assert svi._compiled.num_compiled == 2
+    assert svi.compiled.num_compiled == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
@@ -436,7 +436,7 @@ def test_a_running_baseline_that_a_step_as_written_has_replaced():
     data = [x.requires_grad_(i in (9, 10, 17)) for i, x in enumerate(batches())]
     make = bits({"use_decaying_avg_baseline": True, "baseline_beta": 0.9})
     svi = check(make, loss=TraceGraph_ELBO, data=data)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 FACTOR = torch.tensor(0.5)
@@ -454,7 +454,7 @@ def test_a_global_tensor_changed_in_place_or_rebound(monkeypatch):
         monkeypatch.setitem(globals(), "FACTOR", torch.tensor(0.3 if number < 12 else 0.9))
 
     svi = check(modules(inside), before=in_place)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
     def once(number, svi):
         if number in (0, 12):
@@ -527,7 +527,7 @@ def test_a_list_that_the_program_reads():
             svi.model.history.append(number)
 
     svi = check(modules(inside), before=before)
-    assert svi._compiled.num_compiled == 3
+    assert svi.compiled.num_compiled == 3
 
 
 def test_what_the_program_does_not_read_does_not_matter():
@@ -535,7 +535,7 @@ def test_what_the_program_does_not_read_does_not_matter():
         svi.model.losses = [*getattr(svi.model, "losses", []), number]
 
     svi = check(modules(), before=before)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_handlers_with_changing_values():
@@ -558,7 +558,7 @@ def test_handlers_with_changing_values():
         svi.model.own.keep[number % ROWS] = number % 2 == 0
 
     svi = check(make, before=before)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_subsampling_side_by_side():
@@ -598,7 +598,7 @@ def test_reading_a_tensor_is_refused_with_the_place():
     }
     for name, reader in readers.items():
         svi = check(modules(reader), refused=f"Tensor.{name} at {__file__}:")
-        assert svi._compiled.num_compiled == 0
+        assert svi.compiled.num_compiled == 0
 
 
 def test_shapes_that_depend_on_the_data_are_refused():
@@ -667,7 +667,7 @@ def test_a_counter_kept_by_the_loop_is_refused_in_the_end():
         before=lambda number, svi: setattr(svi.model, "count", number),
         refused="Model.count",
     )
-    assert len(svi._compiled.refusals) == 1
+    assert len(svi.compiled.refusals) == 1
 
 
 def test_a_nan_is_caught_at_the_same_step_and_nothing_has_changed():
@@ -683,7 +683,7 @@ def test_a_nan_is_caught_at_the_same_step_and_nothing_has_changed():
             torch.testing.assert_close(parameter, old, rtol=0, atol=0)
         results[bool(compile)] = str(caught.value), svi.num_steps
         if compile:
-            assert svi._compiled.num_compiled == 1
+            assert svi.compiled.num_compiled == 1
     assert results[True] == results[False]
 
 
@@ -707,7 +707,7 @@ def test_several_steps_in_one_call(optim):
     found = torch.tensor(svi.steps(data[:11]) + svi.steps((x,) for x in data[11:]), dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
     assert svi.num_steps == len(data)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 @pytest.mark.parametrize("nonfinite", ["raise", "skip"])
@@ -744,18 +744,18 @@ def test_a_copy_of_a_trainer_is_compiled_anew_and_leaves_the_first_alone():
     torch.set_rng_state(noise)
     found = torch.tensor([second.step(x) for x in data[12:]], dtype=torch.float64)
     torch.testing.assert_close(found, expected[12:], rtol=2e-5, atol=2e-5)
-    assert second._compiled.num_compiled == 1
+    assert second.compiled.num_compiled == 1
     torch.testing.assert_close(before, list(first.model.parameters()), rtol=0, atol=0)
 
 
 def test_compiling_can_wait_until_it_pays(monkeypatch):
     monkeypatch.setattr("pyro_dgm.infer.svi.AUTO_SECONDS", 0.05)
     _, svi, _ = train(modules(), "auto", data=batches(3))
-    assert svi._compiled is None or svi._compiled.num_compiled == 0
+    assert svi.compiled is None or svi.compiled.num_compiled == 0
     svi._compiler = GRAPH
     for x in batches(100):
         svi.step(x)
-    assert svi._compiled.num_compiled == 1
+    assert svi.compiled.num_compiled == 1
 
 
 def test_compile_is_checked_at_once():

@@ -58,15 +58,15 @@ def test_the_losses_are_those_of_the_step_as_written(objective, is_discrete):
     expected = losses(trainer(objective(), False, is_discrete))
     svi = trainer(objective(), Compiler(wait=True, quiet=True), is_discrete)
     torch.testing.assert_close(losses(svi), expected, rtol=1e-4, atol=1e-4)
-    assert svi._compiled.num_compiled == 1
-    assert svi._compiled.refusals == []
+    assert svi.compiled.num_compiled == 1
+    assert svi.compiled.refusals == []
 
 
 @pytest.mark.slow
 def test_steps_go_on_while_it_compiles(capsys):
     svi = trainer(ELBO(), True)
     start = time.monotonic()
-    while svi._compiled is None or not svi._compiled.num_compiled:
+    while svi.compiled is None or not svi.compiled.num_compiled:
         svi.step(torch.randn(ROWS, FEATURES))
         assert time.monotonic() - start < 300
     num_steps = svi.num_steps

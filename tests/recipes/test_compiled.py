@@ -36,5 +36,5 @@ def test_the_losses_are_those_of_the_step_as_written(name):
     expected, _ = losses(name, None)
     found, svi = losses(name, Compiler("graph", wait=True))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=0.0)
-    assert svi._compiled.refusals == []
-    assert svi._compiled.num_compiled > 0
+    assert svi.compiled.refusals == []
+    assert svi.compiled.num_compiled > 0
