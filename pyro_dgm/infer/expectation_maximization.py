@@ -11,7 +11,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import torch
 from pyro import poutine
 from pyro.infer import ELBO as PyroELBO
-from pyro.optim import PyroOptim
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -330,6 +330,11 @@ def _check_factory(optim: OptimizerFactory | PyroOptim) -> OptimizerFactory | Py
         raise TypeError(
             f"each program needs an optimiser of its own; got a ready {type(optim).__name__}. Pass what makes one, "
             "such as functools.partial(torch.optim.Adam, lr=1e-3)."
+        )
+    if isinstance(optim, PyroLRScheduler):
+        raise TypeError(
+            "VariationalEM schedules no optimiser itself; got a PyroLRScheduler. Pass the plain optimiser, and make "
+            "schedulers of torch's on guide_optimizer and model_optimizer."
         )
     return optim
 

@@ -24,7 +24,16 @@ from torch.optim import Optimizer
 from pyro_dgm.infer.annealing import annealings_of
 from pyro_dgm.infer.compiling import CompiledStep, Compiler
 from pyro_dgm.infer.log_weights import weigh
-from pyro_dgm.infer.optimizers import OptimizerFactory, add_parameters, build_optimizer, check_optimizer
+from pyro_dgm.infer.optimizers import (
+    OptimizerFactory,
+    add_parameters,
+    build_optimizer,
+    check_optimizer,
+    load_optimizer_state,
+    optimizer_kind,
+    optimizer_state,
+    prepare_update,
+)
 from pyro_dgm.infer.programs import (
     Program,
     Traces,
@@ -65,7 +74,9 @@ class SVI:
         model: a Pyro program: function, bound method or module.
         guide: likewise.
         optim: a ready torch optimiser; a callable from parameters to one, such as
-            ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a ``pyro.optim.PyroOptim``.
+            ``functools.partial(torch.optim.Adam, lr=1e-3)``; or a ``pyro.optim.PyroOptim``, whose ``clip_args`` clip
+            each parameter's gradient, after ``clip_norm`` has clipped all of them. A ``PyroLRScheduler`` schedules the
+            optimiser from its first step on, and its own ``step`` is called as with Pyro; its place is in the state.
         loss: an objective of this library or any ELBO of Pyro's.
         clip_norm: scales the gradient down to this norm, over all parameters together, when it is larger.
         nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
@@ -203,6 +214,7 @@ class SVI:
             return loss
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
+        prepare_update(self._optim, self.optimizer)
         self.optimizer.step()
         self.num_steps += 1
         self._advance(args, kwargs)
@@ -275,8 +287,8 @@ class SVI:
         return {
             "modules": {name: dict(module.state_dict()) for name, module in modules.items()},
             "store": {name: self._parameters[name].detach() for name in self._store_names},
-            "optimizer_type": type(self.optimizer).__name__,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer_type": optimizer_kind(self._optim, self.optimizer),
+            "optimizer": optimizer_state(self._optim, self.optimizer),
             "schedules": [schedule.state_dict() for schedule in self.schedules()],
             "num_steps": self.num_steps,
             "num_skipped": self.num_skipped,
@@ -305,7 +317,8 @@ class SVI:
         with torch.no_grad():
             for name, tensor in own["store"].items():
                 tensor.copy_(state["store"][name])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would go on to write into it
+        # copied, since torch would go on to write into it
+        load_optimizer_state(self._optim, self.optimizer, copy.deepcopy(state["optimizer"]))
         for schedule, position in zip(self.schedules(), state["schedules"], strict=True):
             schedule.load_state_dict(position)
         self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]

@@ -508,6 +508,10 @@ def functions():
     return (lambda x: None), vae()[1]
 
 
+def scheduled():
+    return pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9})
+
+
 def make(programs=vae, optim=ADAM, loss=None, **options):
     return VariationalEM(*programs(), optim, ELBO() if loss is None else loss, **options)
 
@@ -520,6 +524,7 @@ BAD = [
     (lambda: make(functions), ValueError, ("no module as model", "PyroModule")),
     (lambda: make(optim=torch.optim.Adam(vae()[0].parameters())), TypeError, ("ready Adam", "partial")),
     (lambda: make(optim="adam"), TypeError, ("optim", "got str")),
+    (lambda: make(optim=scheduled()), TypeError, ("a PyroLRScheduler", "guide_optimizer")),
     (lambda: make(nonfinite="ignore"), ValueError, ("nonfinite", "'ignore'")),
     (lambda: make(clip_norm=-1.0), ValueError, ("clip_norm", "-1.0")),
     (lambda: ExactEM(vae()[0]), TypeError, ("em_step", "LatentVariableModel")),

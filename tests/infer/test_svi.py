@@ -20,7 +20,6 @@ from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.05)
-SCHEDULED = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.1}, "gamma": 0.9}
 SGD = functools.partial(torch.optim.SGD, lr=0.05)
 
 
@@ -459,11 +458,6 @@ def test_programs_that_are_frozen():
     [
         ("adam", ("str", "functools.partial")),
         (None, ("NoneType",)),
-        (
-            pyro.optim.ExponentialLR(SCHEDULED),
-            ("scheduler",),
-        ),
-        (pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}), ("clip_norm=",)),
     ],
 )
 def test_an_optimiser_of_no_known_kind(bad, parts):

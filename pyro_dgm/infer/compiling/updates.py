@@ -11,7 +11,10 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from pyro_dgm.infer.optimizers import CLIP_NORM, CLIP_VALUE
+
 KINDS = (Adam, AdamW, SGD, ClippedAdam)
+INPUTS = ("lr", "params", "initial_lr")
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 
 
@@ -89,7 +92,7 @@ class Update:
     """The update of one optimiser, on its own state.
 
     Every parameter must have been updated once by the optimiser itself, which makes the state. Learning rates are an
-    input, so that a scheduler may change them at every step.
+    input, so that a scheduler may change them at every step; so is momentum, or Adam's first beta, where one cycles it.
 
     Arguments:
         optimizer: one for which ``can_fold`` holds.
@@ -107,8 +110,10 @@ class Update:
             if id(parameter) in trained
         }
         self._rates = parameters[0].detach().new_zeros(len(optimizer.param_groups))
+        self._momenta = torch.zeros_like(self._rates)
         self._halted = torch.zeros((), dtype=torch.bool, device=parameters[0].device)
         self._last_rates: list[float] | None = None
+        self._last_momenta: list[float] | None = None
         self._settings = self._read_settings()
         self._moments, self._state = self._read_moments(), optimizer.state
 
@@ -116,7 +121,8 @@ class Update:
     def tensors(self) -> list[Tensor]:
         """What the update reads and changes beside the parameters."""
         packed = self._counters.packed
-        return [self._rates, self._halted, *([] if packed is None else [packed]), *self._moments]
+        momenta = [self._momenta] if any(map(_is_cycled, self._optimizer.param_groups)) else []
+        return [self._rates, *momenta, self._halted, *([] if packed is None else [packed]), *self._moments]
 
     def is_current(self) -> bool:
         """Whether the optimiser has the state and the settings the update was made for, learning rates aside."""
@@ -129,11 +135,15 @@ class Update:
         return not isinstance(self._optimizer, ClippedAdam)
 
     def refresh(self) -> None:
-        """Hands over the learning rates of the step to come; ``ClippedAdam`` lets them decay before it."""
+        """Hands over learning rates and momenta of the step to come; ``ClippedAdam`` lets them decay before it."""
         rates = [group["lr"] * group.get("lrd", 1.0) for group in self._optimizer.param_groups]
         if rates != self._last_rates:
             self._rates.copy_(torch.tensor([float(rate) for rate in rates]))
             self._last_rates = rates
+        momenta = [_momentum(group) for group in self._optimizer.param_groups if _is_cycled(group)]
+        if momenta and momenta != self._last_momenta:
+            self._momenta.copy_(torch.tensor([float(_momentum(group)) for group in self._optimizer.param_groups]))
+            self._last_momenta = momenta
         self._counters.refresh()
 
     def count(self) -> None:
@@ -163,29 +173,40 @@ class Update:
             steps.add_(torch.where(is_fine, taken, 0.0))
         for parameter, gradient, place in zip(self._parameters, gradients, places, strict=True):
             number, group, _ = self._members[id(parameter)]
+            gradient = _clipped(gradient, group)
             if group.get("maximize"):
                 gradient = -gradient
+            rate = self._rates[number]
+            momentum = self._momenta[number].to(gradient) if _is_cycled(group) else _momentum(group)
             if steps is None:
-                new = self._sgd(group, parameter, gradient, self._rates[number])
+                new = self._sgd(group, parameter, gradient, rate, momentum)
             else:
-                new = self._adam(group, parameter, gradient, self._rates[number], steps[place])
+                new = self._adam(group, parameter, gradient, rate, momentum, steps[place])
             for tensor, value in new:
                 tensor.copy_(torch.where(is_fine, value, tensor))
 
-    def _sgd(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, rate: Tensor) -> list[Any]:
+    def _sgd(
+        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, rate: Tensor, momentum: Tensor | float
+    ) -> list[Any]:
         if group["weight_decay"]:
             gradient = gradient + group["weight_decay"] * parameter
         if not group["momentum"]:
             return [(parameter, parameter - rate * gradient)]
         buffer = self._optimizer.state[parameter]["momentum_buffer"]
-        momentum = group["momentum"] * buffer + (1 - group["dampening"]) * gradient
-        direction = gradient + group["momentum"] * momentum if group["nesterov"] else momentum
-        return [(buffer, momentum), (parameter, parameter - rate * direction)]
+        velocity = momentum * buffer + (1 - group["dampening"]) * gradient
+        direction = gradient + momentum * velocity if group["nesterov"] else velocity
+        return [(buffer, velocity), (parameter, parameter - rate * direction)]
 
     def _adam(
-        self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, rate: Tensor, step: Tensor
+        self,
+        group: dict[str, Any],
+        parameter: Tensor,
+        gradient: Tensor,
+        rate: Tensor,
+        beta1: Tensor | float,
+        step: Tensor,
     ) -> list[Any]:
-        state, (beta1, beta2) = self._optimizer.state[parameter], group["betas"]
+        state, beta2 = self._optimizer.state[parameter], group["betas"][1]
         is_clipped = isinstance(self._optimizer, ClippedAdam)
         if is_clipped:
             gradient = gradient.clamp(-group["clip_norm"], group["clip_norm"])
@@ -215,10 +236,33 @@ class Update:
         return [state[name] for state in states for name in MOMENTS if isinstance(state.get(name), Tensor)]
 
     def _read_settings(self) -> list[tuple[Any, ...]]:
-        return [
-            tuple(value for name, value in group.items() if name not in ("lr", "params", "initial_lr"))
-            for group in self._optimizer.param_groups
-        ]
+        return [_settings(group) for group in self._optimizer.param_groups]
+
+
+def _is_cycled(group: dict[str, Any]) -> bool:
+    """Whether a scheduler changes the momentum of a group: ``OneCycleLR`` and ``CyclicLR`` leave this sign."""
+    return "max_momentum" in group
+
+
+def _momentum(group: dict[str, Any]) -> float:
+    momentum: float = group["betas"][0] if "betas" in group else group["momentum"]
+    return momentum
+
+
+def _settings(group: dict[str, Any]) -> tuple[Any, ...]:
+    """What of a group is part of the graph: all that is no input."""
+    if not _is_cycled(group):
+        return tuple(value for name, value in group.items() if name not in INPUTS)
+    rest = tuple(value for name, value in group.items() if name not in (*INPUTS, "betas", "momentum"))
+    return (*rest, group["betas"][1:] if "betas" in group else bool(group["momentum"]))
+
+
+def _clipped(gradient: Tensor, group: dict[str, Any]) -> Tensor:
+    """One parameter's gradient within the limits of its group: of its norm, and then of its values."""
+    norm, value = group.get(CLIP_NORM), group.get(CLIP_VALUE)
+    if norm is not None:
+        gradient = gradient * (norm / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
+    return gradient if value is None else gradient.clamp(-value, value)
 
 
 def _state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
