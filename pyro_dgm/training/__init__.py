@@ -18,6 +18,7 @@ from pyro_dgm.training.protocols import (
     Scheduled,
     Stateful,
     StopTraining,
+    TakesSteps,
     Trainer,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "Scheduled",
     "Stateful",
     "StopTraining",
+    "TakesSteps",
     "Trainer",
     "check_state_matches",
     "clone_state",

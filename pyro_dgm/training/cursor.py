@@ -1,15 +1,15 @@
 """A run's place in its data: which epoch's batches, and how many of them it has used."""
 
-__all__ = ["Cursor", "step_on"]
+__all__ = ["Cursor", "step_on", "steps_on"]
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, final
 
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from pyro_dgm.training.protocols import Stateful, Trainer
+from pyro_dgm.training.protocols import Stateful, TakesSteps, Trainer
 from pyro_dgm.training.rng import capture_rng, restore_rng
 
 
@@ -21,10 +21,18 @@ def step_on(trainer: Trainer, batch: Any) -> Any:
         return trainer.step(**batch)
     if isinstance(batch, tuple | list):
         return trainer.step(*batch)
-    raise TypeError(
-        f"a batch must be a tensor, a tuple or list of arguments, or a mapping of keyword arguments; got "
-        f"{type(batch).__name__}. Convert it in the data set, for instance with torch.as_tensor."
-    )
+    raise _no_batch(batch)
+
+
+def steps_on(trainer: TakesSteps, batches: Sequence[Any]) -> Sequence[Any]:
+    """Take a step on each batch, in one call: a tensor as it is, a tuple or list as arguments."""
+    results = trainer.steps([_arguments(batch) for batch in batches])
+    if len(results) != len(batches):
+        raise ValueError(
+            f"steps must return what each step returned; got {len(results)} results for {len(batches)} batches. "
+            "Return a list with one float for each batch."
+        )
+    return results
 
 
 @final
@@ -49,23 +57,33 @@ class Cursor:
         self._generators = _generators(data)
         self._start: dict[str, Any] | None = None
         self._replayed: Iterator[Any] | None = None
+        self._ran_out = False  # which is seen when more is asked for
 
     @property
     def at_known_end(self) -> bool:
-        """Whether the data has a length and this epoch has used all of it."""
-        return self.used == self.length
+        """Whether this epoch has used all of its data, as far as is known: the data has a length, or has run out."""
+        return self._ran_out or self.used == self.length
 
-    def epoch(self) -> Iterator[Any]:
-        """Yield the batches of one epoch, or those that are left of an interrupted one."""
+    def epoch(self, most: Callable[[], int]) -> Iterator[list[Any]]:
+        """Yield the batches of one epoch, or those that are left of an interrupted one, some at a time.
+
+        Arguments:
+            most: How many to give next, asked each time; fewer are given where the epoch ends.
+        """
         iterator, self._replayed = self._replayed, None
         if iterator is None:
             if not isinstance(self.data, Stateful):
                 self._start = {"rng": capture_rng(), "generators": self._generator_states()}
             iterator = iter(self.data)
         fresh = self.used == 0
-        for batch in iterator:
-            self.used += 1
-            yield batch
+        while not self._ran_out:
+            wanted = self._without_end(most())
+            batches = list(islice(iterator, wanted))
+            self.used += len(batches)
+            self._ran_out = len(batches) < wanted
+            if batches:
+                yield batches
+        self._ran_out = False
         if fresh and self.used == 0:
             raise ValueError(
                 "data must give at least one batch an epoch; got none. Pass a list, a DataLoader or another "
@@ -89,6 +107,10 @@ class Cursor:
             self._replay(state["start"])
         self._set_generator_states(state["now"])
 
+    def _without_end(self, wanted: int) -> int:
+        """How many can be asked for without a look beyond the last: that belongs after the last step."""
+        return wanted if self.length is None else min(wanted, max(1, self.length - self.used))
+
     def _replay(self, start: dict[str, Any]) -> None:
         self._start = start
         restore_rng(start["rng"])
@@ -108,6 +130,26 @@ class Cursor:
             )
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
+
+
+def _arguments(batch: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, Mapping):
+        raise TypeError(
+            "several steps in one call take tensors or tuples of arguments; got a mapping of keyword arguments as "
+            "batch. Have data give tuples, or use steps_per_call=1."
+        )
+    if isinstance(batch, tuple | list):
+        return tuple(batch)
+    raise _no_batch(batch)
+
+
+def _no_batch(batch: Any) -> TypeError:
+    return TypeError(
+        f"a batch must be a tensor, a tuple or list of arguments, or a mapping of keyword arguments; got "
+        f"{type(batch).__name__}. Convert it in the data set, for instance with torch.as_tensor."
+    )
 
 
 def _other_data(what: str) -> ValueError:

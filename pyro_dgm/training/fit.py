@@ -13,7 +13,7 @@ from pyro_dgm.training.logs import Log, TensorBoardLog, open_log
 from pyro_dgm.training.metrics import EpochMean
 from pyro_dgm.training.monitor import Monitor
 from pyro_dgm.training.progress import open_progress
-from pyro_dgm.training.protocols import Callback, OnEpoch, OnStep, Trainer
+from pyro_dgm.training.protocols import Callback, OnEpoch, OnStep, TakesSteps, Trainer
 from pyro_dgm.training.run import Limit, Run, Validation
 from pyro_dgm.training.schedule import Schedule
 from pyro_dgm.training.store import Store
@@ -65,6 +65,7 @@ def fit(
     log: PathLike | None = None,
     tensorboard: PathLike | None = None,
     progress: bool = True,
+    steps_per_call: int = 1,
 ) -> FitResult:
     """Drive a trainer over its data, epoch after epoch, and keep what is needed to go on or to go back.
 
@@ -106,6 +107,12 @@ def fit(
         log: A file ending in .jsonl or .csv: the history, each row written as its epoch ends.
         tensorboard: A folder for event files; needs the extra ``pyro_dgm[tensorboard]``.
         progress: Show a bar on a terminal, a line every ten seconds elsewhere.
+        steps_per_call: Take so many steps by one call of the trainer's `steps` (`TakesSteps`), which for
+            `pyro_dgm.infer.SVI` with compiled steps of small models saves time. The steps and their losses are the
+            same; callbacks hear of them after the call, one after the other, and find the trainer as the last has left
+            it; what ends the run, Ctrl-C too, waits for the call. Calls are cut short where a checkpoint, an epoch's
+            end or the last step is due, and to single steps where the trainer has schedules. `report` is asked for once
+            a call. Data that draws from the global random generators as it goes draws for a whole call before it.
 
     Returns:
         The history, the best row, and how far the run came.
@@ -137,6 +144,7 @@ def fit(
     )
     _check_choices(epochs, steps, checkpoint, checkpoint_every, resume)
     schedule = Schedule(scheduler, scheduler_interval)
+    _check_calls(trainer, steps_per_call, schedule)
     watched = monitor is not None or patience is not None
     required = watched or bool(restore_best) or schedule.needs_metric
     if required and monitor is None and validate is None:
@@ -158,6 +166,7 @@ def fit(
         logs=_open_logs(log, tensorboard, resume),
         progress=open_progress(progress),
         mean=EpochMean(nonfinite),
+        steps_per_call=steps_per_call,
     )
     try:
         if resume:
@@ -211,6 +220,23 @@ def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and (type(value) is not int or value < 1):
             raise ValueError(f"{name} must be a whole number from 1; got {value!r}. Leave it out if it is not wanted.")
+
+
+def _check_calls(trainer: Trainer, steps_per_call: int, schedule: Schedule) -> None:
+    if type(steps_per_call) is not int or steps_per_call < 1:
+        raise ValueError(
+            f"steps_per_call must be a whole number from 1; got {steps_per_call!r}. 1 takes the steps one by one."
+        )
+    if steps_per_call > 1 and not (isinstance(trainer, TakesSteps) and callable(trainer.steps)):  # it may be a counter
+        raise TypeError(
+            f"steps_per_call={steps_per_call} needs a trainer with steps, which takes several in one call; got "
+            f"{type(trainer).__name__} without. Use steps_per_call=1, or give your class the method."
+        )
+    if steps_per_call > 1 and schedule.is_per_step:
+        raise ValueError(
+            "the learning rate stands still within a call; got scheduler_interval='step' with "
+            f"steps_per_call={steps_per_call}. Use scheduler_interval='epoch', or steps_per_call=1."
+        )
 
 
 def _check_choices(

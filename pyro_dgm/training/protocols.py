@@ -10,6 +10,7 @@ __all__ = [
     "Scheduled",
     "Stateful",
     "StopTraining",
+    "TakesSteps",
     "Trainer",
 ]
 
@@ -46,14 +47,30 @@ class Trainer(Stateful, Protocol):
 
 
 @runtime_checkable
+class TakesSteps(Protocol):
+    """A trainer that can take several steps in one call, and is quicker for it."""
+
+    def steps(self, batches: Sequence[Any], /) -> Sequence[Any]:
+        """Take one step for each batch, in their order.
+
+        Arguments:
+            batches: For each step the argument of `step`, or the tuple of its arguments.
+
+        Returns:
+            For each step what `step` returns.
+        """
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """A trainer with more to say about a step than what `step` returns."""
 
     def report(self, *, full: bool = False) -> Mapping[str, float]:
         """Return metrics of the last step, by names that `step` does not use.
 
-        They are averaged over the steps that had them, each with weight one. It is called once after each step, must
-        not change how training goes on, and may leave out what is costly.
+        They are averaged over the steps that had them, each with weight one. It is called once after each step, or
+        after several that were taken in one call; it must not change how training goes on, and may leave out what is
+        costly.
 
         Arguments:
             full: Leave nothing out: the step is the last of its epoch, where that is known.

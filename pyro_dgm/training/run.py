@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, final
 
 from pyro_dgm.training.checkpoint import CheckpointError, check_state_matches, clone_state
-from pyro_dgm.training.cursor import Cursor, step_on
+from pyro_dgm.training.cursor import Cursor, step_on, steps_on
 from pyro_dgm.training.interrupt import Interrupt
 from pyro_dgm.training.logs import Log
 from pyro_dgm.training.metrics import RESERVED, EpochMean, as_metrics, check_finite
@@ -26,6 +26,7 @@ from pyro_dgm.training.protocols import (
     Scheduled,
     Stateful,
     StopTraining,
+    TakesSteps,
     Trainer,
 )
 from pyro_dgm.training.rng import capture_rng, restore_rng
@@ -73,6 +74,7 @@ class Run:
     logs: Sequence[Log]
     progress: Progress
     mean: EpochMean
+    steps_per_call: int
 
     epoch: int = 0  # epochs completed
     step: int = 0
@@ -183,23 +185,48 @@ class Run:
         self.progress.start(self.step, self.limit.total_steps(self.cursor.length))
 
     def _run_epoch(self) -> None:
-        for batch in self.cursor.epoch():
-            self._take_step(batch)
+        for batches in self.cursor.epoch(self._next_steps):
+            self._take_steps(batches)
             halts = self.interrupt.pending or self.stopped or self._limit_reached
             if halts and not self.cursor.at_known_end:
                 self._halt()
                 return
         self._end_epoch()
 
-    def _take_step(self, batch: Any) -> None:
-        result = step_on(self.trainer, batch)
+    def _next_steps(self) -> int:
+        """How many steps to take in the next call: none beyond a checkpoint or the end.
+
+        One where the trainer has schedules, which advance with each step and are reported with it.
+        """
+        if self.steps_per_call == 1 or (isinstance(self.trainer, Scheduled) and self.trainer.schedules()):
+            return 1
+        wanted = self.steps_per_call
+        if self.limit.steps is not None:
+            wanted = min(wanted, self.limit.steps - self.step)
+        if self.store is not None and self.store.every is not None:
+            wanted = min(wanted, self.store.every - self.step % self.store.every)
+        return max(wanted, 1)  # at the end one more is asked for, and not given
+
+    def _take_steps(self, batches: Sequence[Any]) -> None:
+        """Take steps in one call, and then tell of each."""
+        if len(batches) == 1:
+            self._tell_step(step_on(self.trainer, batches[0]), batches[0], self._report)
+        else:
+            assert isinstance(self.trainer, TakesSteps), "fit asks for it"
+            *before, last = zip(steps_on(self.trainer, batches), batches, strict=True)
+            for result, batch in before:
+                self._tell_step(result, batch, dict)
+            self._tell_step(*last, self._report)
+        if self.store is not None and self.store.due_after_step(self.step) and not self.cursor.at_known_end:
+            self.store.save_last(self.state_dict())
+
+    def _tell_step(self, result: Any, batch: Any, report: Callable[[], Mapping[str, float]]) -> None:
+        """Count a step that was taken, with what it returned and what is reported beside."""
         self.step += 1
-        metrics = self.mean.add(result, batch, self.step, self._report())
+        metrics = self.mean.add(result, batch, self.step, report())
         self.schedule.after_step()
         self._tell(self._step_listeners, metrics)
         self.progress.update(self.step, self.epoch + 1, self._shown)
-        if self.store is not None and self.store.due_after_step(self.step) and not self.cursor.at_known_end:
-            self.store.save_last(self.state_dict())
 
     def _report(self) -> Mapping[str, float]:
         """What the trainer says about its step beside what `step` returned."""

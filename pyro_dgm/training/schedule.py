@@ -32,13 +32,18 @@ class Schedule:
                 "ReduceLROnPlateau follows a metric of the epoch; got scheduler_interval='step'. Use 'epoch'."
             )
 
+    @property
+    def is_per_step(self) -> bool:
+        """Whether each step changes the learning rate."""
+        return self.scheduler is not None and self.interval == "step"
+
     def learning_rate(self) -> dict[str, float]:
         """Return the learning rate of the first parameter group as a metric."""
         return {} if self.scheduler is None else {"lr": float(self.scheduler.get_last_lr()[0])}
 
     def after_step(self) -> None:
         """Step a scheduler that counts steps."""
-        if self.scheduler is not None and self.interval == "step":
+        if self.scheduler is not None and self.is_per_step:
             self.scheduler.step()
 
     def after_epoch(self, metric: float | None) -> None:
