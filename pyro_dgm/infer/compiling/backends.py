@@ -13,6 +13,10 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 
+from pyro_dgm.infer.compiling.bodies import body_of
+from pyro_dgm.infer.compiling.outlining import Outlined
+from pyro_dgm.infer.compiling.segments import segments_of
+
 BACKENDS = ("inductor", "graph")
 OPTIONS = {"cpp_wrapper": True, "size_asserts": False, "fallback_random": True}  # the same random numbers as eager
 Function = Callable[..., Sequence[Tensor]]
@@ -31,17 +35,27 @@ def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Calla
     """
     if backend == "graph":
         return lambda: graph
+    for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), inputs, strict=True):
+        node.meta["val"] = _stand_in(tensor, FakeTensorMode())
+    segments = segments_of(graph)
+    if segments is None:
+        return partial(_compile, graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")])
+    bodies = [body_of(segment) for segment in segments]
+    return lambda: Outlined(segments, [_compile(*body) for body in bodies])
+
+
+def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Function:
     mode = FakeTensorMode()
-    fake: list[Any] = [mode.from_tensor(tensor.detach()) for tensor in inputs]
-    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    for node, tensor in zip(placeholders, fake, strict=True):
+    fake: list[Any] = [_stand_in(tensor, mode) for tensor in examples]
+    for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), fake, strict=True):
         node.meta["val"] = tensor
-    return partial(_compile, graph, mode, fake)
-
-
-def _compile(graph: GraphModule, mode: FakeTensorMode, fake: list[Any]) -> Function:
     with torch.no_grad(), tracing(TracingContext(mode)), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # of torch, about itself
             warnings.simplefilter("ignore", category)
         function: Function = torch._inductor.compile(graph, fake, options=OPTIONS)
     return function
+
+
+def _stand_in(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
+    with mode:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)

@@ -12,6 +12,8 @@ import pyro
 import pyro.util
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
@@ -59,7 +61,8 @@ def capture(work: Callable[..., Sequence[Tensor]], live: Sequence[Tensor], batch
         with pyro.validation_enabled(False), _no_nan_warnings(), HostReads():
             return list(work(*tensors[len(live) :]))
 
-    with _undone(live), torch.no_grad(), torch.random.fork_rng(), _same_noise_afterwards():
+    shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))  # or one is made for each node
+    with _undone(live), torch.no_grad(), torch.random.fork_rng(), _same_noise_afterwards(), shapes:
         graph = make_fx(step)(*live, *batch)
     _check_shapes(graph)
     literals, outside = _take_from_outside(graph, len(live))
