@@ -18,6 +18,7 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -34,6 +35,7 @@ from pyro_dgm.infer.optimizers import (
     optimizer_state,
     prepare_update,
 )
+from pyro_dgm.infer.processes import Processes
 from pyro_dgm.infer.programs import (
     Program,
     Traces,
@@ -82,6 +84,10 @@ class SVI:
         nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
         report_every: with annealed programs, ``report`` has the unweighted ELBO of the first step and of every so
             many; each costs about a forward pass.
+        group: of ``torch.distributed``: all its processes train the same parameters, which the first of them gives to
+            the others, each on data of its own and with noise of its own. Before each update gradients and losses
+            become their means, so that every process should scale its loss to all the data. All of them must take the
+            same steps. The optimiser's update is not part of compiled steps then. Buffers stay each process's own.
         compile: True compiles the step, in a thread while steps go on as written; ``"auto"`` does so once half a minute
             has gone into steps, which is about what it costs; a ``compiling.Compiler`` says how.
 
@@ -119,6 +125,7 @@ class SVI:
         nonfinite: str = "raise",
         report_every: int = 100,
         compile: bool | str | Compiler = False,
+        group: ProcessGroup | None = None,
     ) -> None:
         if not (isinstance(compile, bool | Compiler) or compile == "auto"):
             raise ValueError(
@@ -147,6 +154,8 @@ class SVI:
         self._store_names: list[str] = []
         ready = isinstance(optim, Optimizer) or bool(self._parameters)
         self._optimizer = build_optimizer(optim, self._parameters) if ready else None
+        self._processes = None if group is None else Processes(group)
+        self._strangers = dict(self._parameters)  # what the processes have not agreed on yet
         self._compiled: CompiledStep | None = None
         self._compiler = compile if isinstance(compile, Compiler) else Compiler()
         self._seconds_left = math.inf if compile is False else AUTO_SECONDS if compile == "auto" else 0.0
@@ -172,6 +181,7 @@ class SVI:
         With annealed programs it is the annealed loss; ``report`` has the unweighted ELBO.
         """
         self._batch = None
+        self._agree()
         generator_state = torch.get_rng_state()
         if self._compiled is None and self._seconds_left <= 0:
             self._compiled = self._make_compiled()
@@ -190,6 +200,10 @@ class SVI:
         try:
             with nullcontext() if self._compiled is None else self._compiled.observing(args, kwargs):
                 loss = self._loss(self.loss.loss_and_grads, args, kwargs)
+            if self._agree():  # on parameters that were made in this run
+                torch.set_rng_state(generator_state)
+                self._zero_grad()
+                loss = self._loss(self.loss.loss_and_grads, args, kwargs)
         except ValueError:  # Pyro's validation refuses the NaN parameters of a distribution before there is a loss
             if not self._has_diverged(generator_state, args, kwargs):
                 raise
@@ -202,7 +216,10 @@ class SVI:
     def _update(self, loss: float, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         """The optimiser's part of a step, unless loss or gradient is not finite."""
         groups = [] if self._optimizer is None else self._optimizer.param_groups
-        trained = [p for group in groups for p in group["params"] if p.grad is not None]
+        parameters = [p for group in groups for p in group["params"]]
+        if self._processes is not None and parameters:
+            loss = self._processes.average(parameters, loss)
+        trained = [p for p in parameters if p.grad is not None]
         if not trained:
             raise ValueError(
                 "a step must train something; got no gradient for any parameter of the optimiser. Check that the "
@@ -326,9 +343,18 @@ class SVI:
         if self._compiled is not None:
             self._compiled.reset()
 
+    def _agree(self) -> bool:
+        """Gives all processes the same values of parameters that are new to them."""
+        if self._processes is None or not self._strangers:
+            return False
+        self._processes.agree(list(self._strangers.values()))
+        self._strangers = {}
+        return True
+
     def _make_compiled(self) -> CompiledStep:
         work, roots = functools.partial(self._run_loss, self.loss.loss_and_grads), (self.model, self.guide, self.loss)
-        return CompiledStep(work, roots, self._made_optimizer, self.clip_norm, self._compiler)
+        is_alone = self._processes is None
+        return CompiledStep(work, roots, self._made_optimizer, self.clip_norm, self._compiler, with_update=is_alone)
 
     def _made_optimizer(self) -> Optimizer | None:
         return self._optimizer
@@ -397,6 +423,7 @@ class SVI:
         if new and self._compiled is not None:
             self._compiled.reset()
         self._parameters.update(new)
+        self._strangers.update(new)
         self._store_names += list(new)
         if self._optimizer is None:
             self._optimizer = build_optimizer(self._optim, self._parameters) if new else None

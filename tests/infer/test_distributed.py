@@ -4,11 +4,7 @@ The processes are this file, run as a script; they train every objective in turn
 once. What they end with is compared with a single process that takes the mean of the two gradients itself.
 """
 
-import os
-import socket
-import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,9 @@ from pyro_dgm.guides import AmortizedGuide
 from pyro_dgm.infer import BoundObjective
 from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP
+from two_processes import RANKS, join, start_two_processes
 
-RANKS, STEPS, ROWS = 2, 3, 6
-SECONDS = 60  # how long the processes may take before they count as stuck; they need about ten
+STEPS, ROWS = 3, 6
 
 
 class Bits(ConditionalDistribution):
@@ -70,14 +66,7 @@ def parameters_of(module: nn.Module) -> list[Tensor]:
 
 def main(rank: int, folder: Path) -> None:
     """One of the processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'rendezvous'}",
-        rank=rank,
-        world_size=RANKS,
-        timeout=timedelta(seconds=SECONDS),
-    )
+    join(rank, folder)
     results = {}
     for name in EVERY_OBJECTIVE:
         is_partial = EVERY_OBJECTIVE[name].moves != "both"
@@ -97,28 +86,7 @@ def main(rank: int, folder: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
     """What each process ended with: the parameters, by case."""
     folder = tmp_path_factory.mktemp("distributed")
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    if any(name == "lo" for _, name in socket.if_nameindex()):
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # the machine's own name may resolve to nothing
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    for process, output in zip(processes, said, strict=True):
-        assert process.returncode == 0, output
+    start_two_processes(__file__, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 

@@ -18,7 +18,12 @@ from pyro_dgm.infer.compiling.outlining import Outlined
 from pyro_dgm.infer.compiling.segments import segments_of
 
 BACKENDS = ("inductor", "graph")
-OPTIONS = {"cpp_wrapper": True, "size_asserts": False, "fallback_random": True}  # the same random numbers as eager
+OPTIONS = {
+    "cpp_wrapper": True,
+    "cpp_wrapper_build_separate": True,  # which is faster to compile
+    "fallback_random": True,  # the same random numbers as eager
+    "size_asserts": False,
+}
 Function = Callable[..., Sequence[Tensor]]
 
 

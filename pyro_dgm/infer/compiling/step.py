@@ -85,6 +85,7 @@ class CompiledStep:
         optimizer: returns the optimiser, or None as long as there is none.
         clip_norm: scales the gradient down to this norm when it is larger.
         compiler: how.
+        with_update: make the optimiser's update a part of it, where that is possible.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class CompiledStep:
         optimizer: Callable[[], Optimizer | None],
         clip_norm: float | None,
         compiler: Compiler,
+        with_update: bool = True,
     ) -> None:
         self._work, self._roots, self._optimizer = work, roots, optimizer
-        self._clip_norm, self._compiler = clip_norm, compiler
+        self._clip_norm, self._compiler, self._with_update = clip_norm, compiler, with_update
         self._uses: dict[Any, int] = {}
         self._versions: dict[Any, list[Version]] = {}
         self._refusals: dict[Any, str] = {}
@@ -108,7 +110,7 @@ class CompiledStep:
     def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledStep":
         """A step of the copied programs, nothing of which has been compiled."""
         work, roots, optimizer = copy.deepcopy((self._work, self._roots, self._optimizer), memo)
-        return CompiledStep(work, roots, optimizer, self._clip_norm, self._compiler)
+        return CompiledStep(work, roots, optimizer, self._clip_norm, self._compiler, self._with_update)
 
     @property
     def refusals(self) -> list[str]:
@@ -349,7 +351,7 @@ class CompiledStep:
     def _trace(self, version: Version, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None
-        if version.update is None and can_fold(optimizer):
+        if version.update is None and self._with_update and can_fold(optimizer):
             if self._counters is None or not self._counters.are_bound():
                 self._counters = Counters(optimizer)
             version.update = Update(optimizer, version.trained, self._counters)

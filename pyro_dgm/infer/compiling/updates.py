@@ -171,19 +171,29 @@ class Update:
             taken = torch.zeros_like(steps)
             taken[places] = 1.0
             steps.add_(torch.where(is_fine, taken, 0.0))
+        numbers = [] if steps is None else range(len(self._optimizer.param_groups))
+        corrected = [self._corrected(number) for number in numbers]
         for parameter, gradient, place in zip(self._parameters, gradients, places, strict=True):
             number, group, _ = self._members[id(parameter)]
             gradient = _clipped(gradient, group)
             if group.get("maximize"):
                 gradient = -gradient
-            rate = self._rates[number]
             momentum = self._momenta[number].to(gradient) if _is_cycled(group) else _momentum(group)
             if steps is None:
-                new = self._sgd(group, parameter, gradient, rate, momentum)
+                new = self._sgd(group, parameter, gradient, self._rates[number], momentum)
             else:
-                new = self._adam(group, parameter, gradient, rate, momentum, steps[place])
+                size, correction = (vector[place] for vector in corrected[number])
+                new = self._adam(group, parameter, gradient, self._rates[number], momentum, size, correction)
             for tensor, value in new:
                 tensor.copy_(torch.where(is_fine, value, tensor))
+
+    def _corrected(self, number: int) -> tuple[Tensor, Tensor]:
+        """Of a group of Adam's, by each counter: the rate corrected for young means, and the correction of squares."""
+        group, steps = self._optimizer.param_groups[number], self._counters.packed
+        assert steps is not None
+        beta1 = self._momenta[number] if _is_cycled(group) else _momentum(group)
+        rate, correction = self._rates[number] / (1 - beta1**steps), (1 - group["betas"][1] ** steps).sqrt()
+        return (rate * correction if isinstance(self._optimizer, ClippedAdam) else rate), correction
 
     def _sgd(
         self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, rate: Tensor, momentum: Tensor | float
@@ -204,11 +214,11 @@ class Update:
         gradient: Tensor,
         rate: Tensor,
         beta1: Tensor | float,
-        step: Tensor,
+        size: Tensor,
+        correction: Tensor,
     ) -> list[Any]:
         state, beta2 = self._optimizer.state[parameter], group["betas"][1]
-        is_clipped = isinstance(self._optimizer, ClippedAdam)
-        if is_clipped:
+        if isinstance(self._optimizer, ClippedAdam):
             gradient = gradient.clamp(-group["clip_norm"], group["clip_norm"])
         old = parameter
         if group["weight_decay"]:
@@ -224,12 +234,8 @@ class Update:
         if group.get("amsgrad"):
             largest = torch.maximum(state["max_exp_avg_sq"], square)
             new.append((state["max_exp_avg_sq"], largest))
-        correction1, correction2 = 1 - beta1**step, (1 - beta2**step).sqrt()
-        if is_clipped:
-            change = rate * correction2 / correction1 * mean / (largest.sqrt() + group["eps"])
-        else:
-            change = rate / correction1 * mean / (largest.sqrt() / correction2 + group["eps"])
-        return [*new, (parameter, old - change)]
+        root = largest.sqrt() if isinstance(self._optimizer, ClippedAdam) else largest.sqrt() / correction
+        return [*new, (parameter, old - size * mean / (root + group["eps"]))]
 
     def _read_moments(self) -> list[Tensor]:
         states = [_state(self._optimizer, parameter) for parameter in self._parameters]
