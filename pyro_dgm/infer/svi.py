@@ -5,6 +5,7 @@ __all__ = ["SVI", "NonFiniteError"]
 import copy
 import functools
 import math
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -51,6 +52,7 @@ from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
 AUTO_SECONDS = 30.0  # about what compiling costs
+AUTO_STEPS = 10  # by which the time of those to come is told
 
 
 class NonFiniteError(ArithmeticError):
@@ -88,8 +90,11 @@ class SVI:
             the others, each on data of its own and with noise of its own. Before each update gradients and losses
             become their means, so that every process should scale its loss to all the data. All of them must take the
             same steps. The optimiser's update is not part of compiled steps then. Buffers stay each process's own.
-        compile: True compiles the step, in a thread while steps go on as written; ``"auto"`` does so once half a minute
-            has gone into steps, which is about what it costs; a ``compiling.Compiler`` says how.
+        compile: True compiles the step, in a thread while steps go on as written; ``"auto"`` does so where the steps
+            to come would take a minute as written, if it has been told of them (``expect``; ``training.fit`` tells it),
+            or else once half a minute has gone into steps, which is about what it costs; a ``compiling.Compiler`` says
+            how. When the compiled step takes over depends on the machine, and its rounding differs: for runs that
+            repeat bit by bit pass False or ``Compiler(wait=True)``.
 
     Raises:
         TypeError: the optimiser or the loss is of no known kind.
@@ -158,6 +163,8 @@ class SVI:
         self._strangers = dict(self._parameters)  # what the processes have not agreed on yet
         self._compiled: CompiledStep | None = None
         self._compiler = compile if isinstance(compile, Compiler) else Compiler()
+        self._times: list[float] | None = None  # of steps, as long as they are to tell whether compiling pays
+        self._steps_to_come, self._is_auto = 0, compile == "auto"
         self._seconds_left = math.inf if compile is False else AUTO_SECONDS if compile == "auto" else 0.0
 
     @property
@@ -210,8 +217,28 @@ class SVI:
             self._refuse(math.nan, generator_state, args, kwargs)
             return math.nan
         self._check_annealed_sites()
-        self._seconds_left -= time.perf_counter() - start
+        self._note_time(time.perf_counter() - start)
         return self._update(loss, generator_state, args, kwargs)
+
+    def expect(self, num_steps: int) -> None:
+        """Tells how many steps are to come, by which ``compile="auto"`` decides whether compiling pays.
+
+        Raises:
+            ValueError: the number is negative.
+        """
+        if num_steps < 0:
+            raise ValueError(f"the number of steps to come must be at least 0; got {num_steps}. It is no total.")
+        self._steps_to_come = num_steps
+        self._times = [] if self._is_auto else None
+
+    def _note_time(self, seconds: float) -> None:
+        """Takes down how long a step as written took, and whether compiling is due."""
+        self._seconds_left -= seconds
+        if self._times is not None:
+            self._times.append(seconds)
+            if len(self._times) == AUTO_STEPS:
+                to_come = statistics.median(self._times) * (self._steps_to_come - AUTO_STEPS)
+                self._seconds_left, self._times = 0.0 if to_come > 2 * AUTO_SECONDS else math.inf, None
 
     def _update(self, loss: float, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         """The optimiser's part of a step, unless loss or gradient is not finite."""

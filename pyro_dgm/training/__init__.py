@@ -10,6 +10,7 @@ from pyro_dgm.training.checkpoint import (
 from pyro_dgm.training.fit import FitResult, fit
 from pyro_dgm.training.protocols import (
     Callback,
+    Expecting,
     Info,
     OnEpoch,
     OnStep,
@@ -25,6 +26,7 @@ from pyro_dgm.training.protocols import (
 __all__ = [
     "Callback",
     "CheckpointError",
+    "Expecting",
     "FitResult",
     "Info",
     "OnEpoch",

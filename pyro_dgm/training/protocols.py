@@ -2,6 +2,7 @@
 
 __all__ = [
     "Callback",
+    "Expecting",
     "Info",
     "OnEpoch",
     "OnStep",
@@ -59,6 +60,14 @@ class TakesSteps(Protocol):
         Returns:
             For each step what `step` returns.
         """
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """A trainer that prepares for a long run otherwise than for a short one."""
+
+    def expect(self, num_steps: int, /) -> None:
+        """Take note of how many steps are to come, as far as that is known."""
 
 
 @runtime_checkable

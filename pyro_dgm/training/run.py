@@ -18,6 +18,7 @@ from pyro_dgm.training.monitor import Monitor
 from pyro_dgm.training.progress import Progress
 from pyro_dgm.training.protocols import (
     Callback,
+    Expecting,
     Info,
     OnEpoch,
     OnStep,
@@ -182,7 +183,10 @@ class Run:
     def _start_shows(self) -> None:
         for log in self.logs:
             log.start(self.history)
-        self.progress.start(self.step, self.limit.total_steps(self.cursor.length))
+        total = self.limit.total_steps(self.cursor.length)
+        if isinstance(self.trainer, Expecting) and total is not None:
+            self.trainer.expect(max(0, total - self.step))
+        self.progress.start(self.step, total)
 
     def _run_epoch(self) -> None:
         for batches in self.cursor.epoch(self._next_steps):

@@ -31,6 +31,7 @@ from torch.distributions import constraints
 from contracts import refuses
 from pyro_dgm.infer import ELBO, IWAE, SVI, KLAnnealing, Linear, Relaxation
 from pyro_dgm.infer.compiling import Compiler
+from pyro_dgm.training import fit
 
 STEPS, ROWS, FEATURES = 24, 6, 3
 GRAPH = Compiler("graph", wait=True)
@@ -756,6 +757,29 @@ def test_compiling_can_wait_until_it_pays(monkeypatch):
     for x in batches(100):
         svi.step(x)
     assert svi.compiled.num_compiled == 1
+
+
+@pytest.mark.parametrize(("num_steps", "is_compiled"), [(10_000_000, True), (30, False), (0, False)])
+def test_it_compiles_where_the_steps_to_come_are_worth_it(num_steps, is_compiled):
+    """A step takes about a millisecond, so that ten million are worth a minute and thirty are not."""
+    _, svi, _ = train(modules(), "auto", data=[])
+    svi._compiler = GRAPH
+    svi.expect(num_steps)
+    for x in batches(20):
+        svi.step(x)
+    assert (svi.compiled is not None and svi.compiled.num_compiled == 1) == is_compiled
+
+
+def test_a_run_of_fit_tells_how_many_steps_are_to_come():
+    told = []
+    _, svi, _ = train(modules(), "auto", data=batches(1))
+    svi.expect = told.append
+    fit(svi, batches(4), epochs=3, progress=False)
+    fit(svi, batches(4), steps=7, progress=False)
+    fit(svi, iter(batches(4)), epochs=1, progress=False)
+    assert told == [12, 7]
+    with refuses(ValueError, "at least 0", "-1"):
+        train(modules(), "auto", data=[])[1].expect(-1)
 
 
 def test_compile_is_checked_at_once():
