@@ -11,6 +11,7 @@ __all__ = [
     "optimizer_kind",
     "optimizer_state",
     "prepare_update",
+    "restore",
 ]
 
 import inspect
@@ -75,6 +76,24 @@ def add_parameters(optim: OptimizerFactory | PyroOptim, optimizer: Optimizer, ne
     for name, parameter in new.items():
         arguments = {**_arguments(optim, name), **_limits(optim, name)} if isinstance(optim, PyroOptim) else {}
         optimizer.add_param_group({"params": [parameter], **arguments})
+
+
+def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Writes an earlier state of the same optimiser into the tensors it has now, where they are still there."""
+    groups = optimizer.param_groups
+    parameters = dict(enumerate(parameter for group in groups for parameter in group["params"]))
+    for number, parameter in parameters.items():
+        before = state["state"].get(number)
+        if before is None:
+            optimizer.state.pop(parameter, None)
+            continue
+        for name, value in before.items():
+            if isinstance(value, Tensor):
+                optimizer.state[parameter][name].copy_(value)
+            else:
+                optimizer.state[parameter][name] = value
+    for group, old in zip(groups, state["param_groups"], strict=True):
+        group.update({name: value for name, value in old.items() if name != "params"})
 
 
 def prepare_update(optim: object, optimizer: Optimizer) -> None:

@@ -35,6 +35,7 @@ from pyro_dgm.infer.optimizers import (
     optimizer_kind,
     optimizer_state,
     prepare_update,
+    restore,
 )
 from pyro_dgm.infer.processes import Processes
 from pyro_dgm.infer.programs import (
@@ -52,6 +53,7 @@ from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
 AUTO_SECONDS = 30.0  # about what compiling costs
+MOST_WARM_UPS = 12  # four steps, and more if floats become inputs on the way
 AUTO_STEPS = 10  # by which the time of those to come is told
 
 
@@ -162,6 +164,7 @@ class SVI:
         self._processes = None if group is None else Processes(group)
         self._strangers = dict(self._parameters)  # what the processes have not agreed on yet
         self._compiled: CompiledStep | None = None
+        self._cold: set[str] = set()  # kinds of arguments that steps were compiled for where the state was saved
         self._compiler = compile if isinstance(compile, Compiler) else Compiler()
         self._times: list[float] | None = None  # of steps, as long as they are to tell whether compiling pays
         self._steps_to_come, self._is_auto = 0, compile == "auto"
@@ -189,6 +192,7 @@ class SVI:
         """
         self._batch = None
         self._agree()
+        self._warm_up(args, kwargs)
         generator_state = torch.get_rng_state()
         if self._compiled is None and self._seconds_left <= 0:
             self._compiled = self._make_compiled()
@@ -325,7 +329,10 @@ class SVI:
     def state_dict(self) -> dict[str, Any]:
         """Everything a step depends on but the data and torch's generator: tensors and plain values.
 
-        The tensors are the live ones, as torch's are: copy them to keep them while training goes on.
+        The tensors are the live ones, as torch's are: copy them to keep them while training goes on. Which kinds of
+        arguments steps have been compiled for is part of it: where it is loaded, steps of these kinds are compiled
+        before the first is taken, so that a run goes on bit by bit as it would have. (The first four steps of a new
+        kind are taken as written, and counted anew.)
         """
         modules = self._modules()
         return {
@@ -336,6 +343,7 @@ class SVI:
             "schedules": [schedule.state_dict() for schedule in self.schedules()],
             "num_steps": self.num_steps,
             "num_skipped": self.num_skipped,
+            "compiled": "" if self._compiled is None else "\n".join(self._compiled.kinds),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -344,7 +352,7 @@ class SVI:
         Raises:
             ValueError: the state belongs to other programs; nothing has been changed then.
         """
-        own = self.state_dict()
+        own, state = self.state_dict(), {"compiled": "", **state}
         _check_same_tensors("the trainer", own, state)
         _check_same_tensors("modules", own["modules"], state["modules"])
         for name, tensors in own["modules"].items():
@@ -369,6 +377,7 @@ class SVI:
         self._batch = None
         if self._compiled is not None:
             self._compiled.reset()
+        self._cold = set(state["compiled"].splitlines()) if self._seconds_left < math.inf else set()
 
     def _agree(self) -> bool:
         """Gives all processes the same values of parameters that are new to them."""
@@ -377,6 +386,40 @@ class SVI:
         self._processes.agree(list(self._strangers.values()))
         self._strangers = {}
         return True
+
+    def _warm_up(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Compiles a step that was compiled where the state was saved: takes it a few times, and takes that back."""
+        if not self._cold:
+            return
+        self._compiled = self._compiled or self._make_compiled()
+        kind = self._compiled.kind_of(args, kwargs)
+        if kind not in self._cold:
+            return
+        cold, self._cold = self._cold - {kind}, set()
+        generator_state, state = torch.get_rng_state(), copy.deepcopy(self.state_dict())
+        try:
+            for _ in range(MOST_WARM_UPS):
+                if kind in self._compiled.kinds:
+                    break
+                self.step(*args, **kwargs)
+                self._compiled.wait()
+        except NonFiniteError:
+            pass  # if this happens without the warm-up it will be raised again
+        self._put_back(state)
+        self._cold = cold
+        torch.set_rng_state(generator_state)
+
+    def _put_back(self, state: Mapping[str, Any]) -> None:
+        """Writes an earlier state into the tensors at hand, which compiled steps hold on to."""
+        for name, module in self._modules().items():
+            module.load_state_dict(state["modules"][name])
+        with torch.no_grad():
+            for name in self._store_names:
+                self._parameters[name].copy_(state["store"][name])
+        restore(self.optimizer, state["optimizer"])
+        for schedule, position in zip(self.schedules(), state["schedules"], strict=True):
+            schedule.load_state_dict(position)
+        self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
 
     def _make_compiled(self) -> CompiledStep:
         work, roots = functools.partial(self._run_loss, self.loss.loss_and_grads), (self.model, self.guide, self.loss)

@@ -801,3 +801,52 @@ def test_a_state_that_is_put_back_is_gone_on_from(compile):
     torch.set_rng_state(noise)
     found = torch.tensor([second.step(x) for x in data[10:]], dtype=torch.float64)
     torch.testing.assert_close(found, expected[10:], rtol=2e-5, atol=2e-5)
+
+
+def annealed_modules():
+    model, guide = modules()()
+    schedule = Linear(0.1, 1.0, 200)
+    annealing = KLAnnealing(schedule)
+    return annealing(model), annealing(guide)
+
+
+@pytest.mark.parametrize(
+    ("make", "optim"),
+    [
+        (modules(), adam),
+        (modules(), functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9)),
+        (modules(), pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.99})),
+        (annealed_modules, adam),
+    ],
+)
+def test_a_resumed_run_goes_on_bit_by_bit(make, optim):
+    """After 15 compiled and uncompiled steps, and with steps of another kind among them."""
+    data = [x if number % 5 else x[:3] for number, x in enumerate(batches(40))]
+    expected, whole, _ = train(make, GRAPH, optim, data=data)
+    first, svi, _ = train(make, GRAPH, optim, data=data[:27])
+    state, noise = copy.deepcopy(svi.state_dict()), torch.get_rng_state()
+    assert len(state["compiled"].splitlines()) == 2
+    _, other, _ = train(make, GRAPH, copy.deepcopy(optim), data=data[:1])
+    other.load_state_dict(state)
+    torch.set_rng_state(noise)
+    rest = torch.tensor([other.step(x) for x in data[27:]], dtype=torch.float64)
+    assert torch.equal(torch.cat([first, rest]), expected)
+    assert other.num_steps == whole.num_steps == 40
+    for one, another in zip(other.optimizer.param_groups, whole.optimizer.param_groups, strict=True):
+        torch.testing.assert_close(one["params"], another["params"], rtol=0.0, atol=0.0)
+
+
+def test_a_run_of_fit_resumed_in_a_new_trainer_goes_on_bit_by_bit(tmp_path):
+    data = batches(9)
+
+    def run(epochs, folder, **options):
+        _, svi, _ = train(modules(), GRAPH, data=[])
+        result = fit(svi, data, epochs=epochs, checkpoint=folder, progress=False, **options)
+        assert svi.compiled.num_compiled == 1
+        return result.history, svi.model.state_dict()
+
+    expected, weights = run(4, tmp_path / "whole")
+    run(2, tmp_path / "parts")
+    found, others = run(4, tmp_path / "parts", resume=True)
+    assert [row["loss"] for row in found] == [row["loss"] for row in expected]
+    torch.testing.assert_close(others, weights, rtol=0.0, atol=0.0)

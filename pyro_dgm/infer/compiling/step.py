@@ -122,6 +122,15 @@ class CompiledStep:
         """How many versions of the step have been compiled."""
         return sum(version.run is not None for versions in self._versions.values() for version in versions)
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of arguments for which the step has been compiled."""
+        return [str(key) for key, versions in self._versions.items() if any(map(_is_ready, versions))]
+
+    def kind_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The kind of some arguments: shapes, types, what is no tensor, and torch's modes."""
+        return str(self._key(args, kwargs)[0])
+
     def wait(self) -> None:
         """Waits for what is being compiled."""
         for versions in self._versions.values():
@@ -435,6 +444,10 @@ class CompiledStep:
         self._refusals[key] = reason
         if not self._compiler.quiet and not is_known:
             warnings.warn(f"a step is not compiled and taken as written. {reason}", RuntimeWarning, stacklevel=4)
+
+
+def _is_ready(version: Version) -> bool:
+    return version.run is not None and (version.thread is None or not version.thread.is_alive())
 
 
 def _is_same_store(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
