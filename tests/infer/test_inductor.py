@@ -63,6 +63,22 @@ def test_the_losses_are_those_of_the_step_as_written(objective, is_discrete):
 
 
 @pytest.mark.slow
+def test_several_steps_in_one_call_draw_the_same_numbers():
+    """In one graph, too, which the first call has compiled: the second uses it for all but the last step."""
+    data = torch.randn(24, ROWS, FEATURES, generator=torch.Generator().manual_seed(2))
+    plain, svi = trainer(IWAE(3), False), trainer(IWAE(3), Compiler(wait=True, quiet=True))
+    torch.manual_seed(1)
+    found = [svi.step(x) for x in data[:6]] + svi.steps(data[6:15]) + svi.steps(data[15:])
+    (versions,) = svi.compiled._versions.values()
+    assert 1 < versions[0].num_chained < 9
+    assert versions[0].chain.error is None
+    pyro.clear_param_store()
+    torch.manual_seed(1)
+    expected = [plain.step(x) for x in data]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_steps_go_on_while_it_compiles(capsys):
     svi = trainer(ELBO(), True)
     start = time.monotonic()

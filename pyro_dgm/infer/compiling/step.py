@@ -1,18 +1,14 @@
 """A step that is traced once and then run as one function, as long as nothing it read in Python has changed."""
 
-__all__ = ["CompiledStep", "Compiler", "Outcome"]
+__all__ = ["CompiledStep", "Outcome"]
 
 import copy
 import itertools
 import math
 import operator
-import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
@@ -22,39 +18,15 @@ from pyro.poutine import runtime
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
-from tqdm import tqdm
 
-from pyro_dgm.infer.compiling.backends import BACKENDS, prepare
+from pyro_dgm.infer.compiling.building import Build, Compiler
+from pyro_dgm.infer.compiling.chaining import chained, num_chained
 from pyro_dgm.infer.compiling.guards import Key, Recorder
 from pyro_dgm.infer.compiling.refusals import CompileError
 from pyro_dgm.infer.compiling.tracing import Arguments, Version, trace
 from pyro_dgm.infer.compiling.updates import Counters, Update, can_fold
 
 MOST = 8  # kinds of arguments, and states of what is read in Python, after which the rest stays as written
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """How steps are compiled.
-
-    Arguments:
-        backend: ``"inductor"``, or ``"graph"``: the traced graph as it is, without a compiler.
-        wait: compile where a step is due, instead of in a thread while steps go on as written.
-        quiet: say nothing of refusals and of compiling.
-
-    Raises:
-        ValueError: there is no such backend.
-    """
-
-    backend: str = "inductor"
-    wait: bool = False
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise ValueError(
-                f"the backend must be one of {BACKENDS}; got {self.backend!r}. 'inductor' makes the fastest steps."
-            )
 
 
 class Outcome(NamedTuple):
@@ -125,7 +97,7 @@ class CompiledStep:
     @property
     def kinds(self) -> list[str]:
         """The kinds of arguments for which the step has been compiled."""
-        return [str(key) for key, versions in self._versions.items() if any(map(_is_ready, versions))]
+        return [str(key) for key, versions in self._versions.items() if any(v.run for v in versions)]
 
     def kind_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The kind of some arguments: shapes, types, what is no tensor, and torch's modes."""
@@ -135,8 +107,9 @@ class CompiledStep:
         """Waits for what is being compiled."""
         for versions in self._versions.values():
             for version in versions:
-                if version.thread is not None:
-                    version.thread.join()
+                for build in (version.build, version.chain):
+                    if build is not None:
+                        build.wait()
 
     def reset(self) -> None:
         """Forgets everything compiled, as when parameters were born."""
@@ -157,9 +130,7 @@ class CompiledStep:
             return None
         if version.run is None:
             self._advance(key, version, args, kwargs)
-        if version.run is None or (version.thread is not None and version.thread.is_alive()):
-            return None
-        return self._take(version, tensors)
+        return None if version.run is None else self._take(version, tensors)
 
     @contextmanager
     def observing(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
@@ -260,24 +231,51 @@ class CompiledStep:
         version = self._current(key)
         if version is None or version.run is None or version.update is None or not version.update.counts_itself:
             return None
-        if version.thread is not None and version.thread.is_alive():
-            return None
         version.update.refresh()
         for place, name, tensor in version.lifted:
             tensor.fill_(place[name])
-        reports, states = [], []
-        with torch.no_grad():
-            for tensors in inputs:
-                states.append(torch.get_rng_state())
-                reports.append(version.run(*version.inputs, *tensors)[0])
-        found = torch.stack(reports)
-        is_fine = found.isfinite().all(dim=1).tolist()
-        num_taken = is_fine.index(False) if False in is_fine else len(inputs)
-        if num_taken < len(inputs):
-            version.update.release()
-            torch.set_rng_state(states[num_taken])
-        losses: list[float] = found[:num_taken, 0].tolist()
+        found, states = [], []
+        for function, tensors in self._calls(version, inputs):
+            states.append(torch.get_rng_state())
+            with torch.no_grad():
+                found.append(function(*version.inputs, *tensors)[0].view(-1, 2))
+        reports = torch.cat(found)
+        is_fine = reports.isfinite().all(dim=1).tolist()
+        if False in is_fine:
+            self._rewind(version, inputs, is_fine.index(False), [len(part) for part in found], states)
+            reports = reports[: is_fine.index(False)]
+        losses: list[float] = reports[:, 0].tolist()
         return losses
+
+    def _calls(self, version: Version, inputs: list[Sequence[Tensor]]) -> Iterator[tuple[Any, Sequence[Tensor]]]:
+        """The functions to call one after the other, chains first, with the batches of each."""
+        assert version.capture is not None
+        size = version.num_chained or num_chained(version.capture.graph, len(inputs))
+        if version.chain is None and size > 1:
+            graph, version.num_chained = chained(version.capture.graph, len(inputs[0]), size), size
+            several = [*version.inputs, *itertools.chain(*inputs[:size])]
+            version.chain = Build(graph, several, self._compiler, f"{size} steps in one")
+        chain = None if version.chain is None else version.chain.function
+        num_in_chains = 0 if chain is None else len(inputs) - len(inputs) % size
+        for start in range(0, num_in_chains, size):
+            yield chain, list(itertools.chain(*inputs[start : start + size]))
+        for tensors in inputs[num_in_chains:]:
+            yield version.run, tensors
+
+    def _rewind(
+        self, version: Version, inputs: Sequence[Any], num_taken: int, sizes: Sequence[int], states: Sequence[Tensor]
+    ) -> None:
+        """Puts torch's generator where it was after the steps taken, and lets steps be taken again."""
+        assert version.run is not None
+        assert version.update is not None
+        before = 0
+        while before + sizes[0] <= num_taken:
+            before, sizes, states = before + sizes[0], sizes[1:], states[1:]
+        torch.set_rng_state(states[0])
+        for tensors in inputs[before:num_taken]:  # within a chain: halted, they do nothing but draw
+            with torch.no_grad():
+                version.run(*version.inputs, *tensors)
+        version.update.release()
 
     def _current(self, key: Any) -> Version | None:
         """The version of the step for the Python state at hand, the last used first."""
@@ -331,9 +329,9 @@ class CompiledStep:
 
     def _advance(self, key: Any, version: Version, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Traces, or starts to compile what has been traced twice."""
-        if version.thread is not None:
-            if not version.thread.is_alive():
-                self._refuse(key, version.error or CompileError("compiling came to nothing"))
+        if version.build is not None:
+            if version.build.is_over:
+                self._refuse(key, version.build.error or CompileError("compiling came to nothing"))
             return
         try:
             self._trace(version, args, kwargs)
@@ -377,32 +375,10 @@ class CompiledStep:
             )
         version.inputs, version.store = [*found.live, *found.outside], dict(pyro.get_param_store()._params)
         version.capture = found
-        self._compile(version, [*version.inputs, *Arguments(args, kwargs, self._fixed_floats).tensors])
-
-    def _compile(self, version: Version, inputs: list[Tensor]) -> None:
-        captured, compiler = version.capture, self._compiler
-        assert captured is not None
-        build = prepare(captured.graph, inputs, compiler.backend)
-
-        def compile_it() -> None:
-            start = time.perf_counter()
-            try:
-                version.run = build()
-            except Exception as error:  # shown by whoever finds the thread at its end
-                version.error = error
-                return
-            if compiler.backend == "inductor" and not compiler.quiet:
-                tqdm.write(f"compiled the step in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-
-        if compiler.wait or compiler.backend == "graph":
-            compile_it()
-            if version.error is not None:
-                raise CompileError(f"the backend failed: {version.error}") from version.error
-            return
-        if not compiler.quiet:
-            tqdm.write("compiling the step; until it is done, steps are taken as written", file=sys.stderr)
-        version.thread = threading.Thread(target=compile_it, name="compile")  # which the interpreter's end waits for
-        version.thread.start()
+        inputs = [*version.inputs, *Arguments(args, kwargs, self._fixed_floats).tensors]
+        version.build = Build(found.graph, inputs, self._compiler, "the step")
+        if version.build.is_over and version.build.error is not None:
+            raise CompileError(f"the backend failed: {version.build.error}") from version.build.error
 
     def _kinds(self) -> list[tuple[bool, torch.dtype]]:
         """What may change of a parameter that keeps its identity."""
@@ -444,10 +420,6 @@ class CompiledStep:
         self._refusals[key] = reason
         if not self._compiler.quiet and not is_known:
             warnings.warn(f"a step is not compiled and taken as written. {reason}", RuntimeWarning, stacklevel=4)
-
-
-def _is_ready(version: Version) -> bool:
-    return version.run is not None and (version.thread is None or not version.thread.is_alive())
 
 
 def _is_same_store(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -2,7 +2,6 @@
 
 __all__ = ["Arguments", "Version", "trace"]
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from pyro_dgm.infer.compiling.backends import Function
+from pyro_dgm.infer.compiling.building import Build
 from pyro_dgm.infer.compiling.capture import Capture, capture
 from pyro_dgm.infer.compiling.guards import Guards
 from pyro_dgm.infer.compiling.refusals import CompileError
@@ -36,11 +36,11 @@ class Version:
         capture: the last trace.
         update: the optimiser's, if it is part of the graph.
         kinds: whether each parameter was trained, and of which type.
-        run: the compiled function.
+        build: the making of the compiled function.
         inputs: its arguments before the batch.
         store: what Pyro's store held.
-        thread: where it is being compiled.
-        error: what went wrong there.
+        chain: the making of a function that takes several steps.
+        num_chained: how many.
     """
 
     guards: Guards
@@ -52,11 +52,16 @@ class Version:
     capture: Capture | None = None
     update: Update | None = None
     kinds: list[tuple[bool, torch.dtype]] = field(default_factory=list)
-    run: Function | None = None
+    build: Build | None = None
     inputs: list[Tensor] = field(default_factory=list)
     store: dict[str, Tensor] = field(default_factory=dict)
-    thread: threading.Thread | None = None
-    error: BaseException | None = None
+    chain: Build | None = None
+    num_chained: int = 0
+
+    @property
+    def run(self) -> Function | None:
+        """The compiled function, as soon as it is there."""
+        return None if self.build is None else self.build.function
 
 
 class Arguments:

@@ -1,0 +1,93 @@
+"""How a graph is made a function: at once, or in a thread while something else goes on."""
+
+__all__ = ["Build", "Compiler"]
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.fx import GraphModule
+from tqdm import tqdm
+
+from pyro_dgm.infer.compiling.backends import BACKENDS, Function, prepare
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How steps are compiled.
+
+    Arguments:
+        backend: ``"inductor"``, or ``"graph"``: the traced graph as it is, without a compiler.
+        wait: compile where a step is due, instead of in a thread while steps go on as written.
+        quiet: say nothing of refusals and of compiling.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+
+    backend: str = "inductor"
+    wait: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(
+                f"the backend must be one of {BACKENDS}; got {self.backend!r}. 'inductor' makes the fastest steps."
+            )
+
+
+class Build:
+    """The making of one function; it begins at once.
+
+    Arguments:
+        graph: what the function does.
+        inputs: such as it will be called with.
+        compiler: how, and whether to wait for the end.
+        name: of what is compiled, for those who read along.
+    """
+
+    def __init__(self, graph: GraphModule, inputs: Sequence[Tensor], compiler: Compiler, name: str) -> None:
+        self._function: Function | None = None
+        self._thread: threading.Thread | None = None
+        self.error: Exception | None = None
+        is_quiet = compiler.quiet or compiler.backend == "graph"
+        try:
+            make = prepare(graph, inputs, compiler.backend)
+        except Exception as error:  # of torch's, like those below
+            self.error = error
+            return
+        if compiler.wait or compiler.backend == "graph":
+            self._make(make, name, is_quiet)
+            return
+        if not is_quiet:
+            tqdm.write(f"compiling {name}; until it is done, steps are taken as before", file=sys.stderr)
+        self._thread = threading.Thread(target=self._make, args=(make, name, is_quiet), name="compile")
+        self._thread.start()  # which the interpreter's end waits for
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has come to its end, in a function or an error."""
+        return self._thread is None or not self._thread.is_alive()
+
+    @property
+    def function(self) -> Function | None:
+        """The function, as soon as it is there."""
+        return self._function if self.is_over else None
+
+    def wait(self) -> None:
+        """Waits for the end."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _make(self, make: Callable[[], Function], name: str, is_quiet: bool) -> None:
+        start = time.perf_counter()
+        try:
+            self._function = make()
+        except Exception as error:  # of torch's, whose compiling may fail in any way; whoever looks for it sees it
+            self.error = error
+            return
+        if not is_quiet:
+            tqdm.write(f"compiled {name} in {time.perf_counter() - start:.0f} s", file=sys.stderr)

@@ -1,0 +1,42 @@
+"""Several steps in one graph, for steps so short that calling them is most of their time."""
+
+__all__ = ["chained", "num_chained"]
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+BUDGET = 1500  # nodes of a chain, which decide how long it takes to compile
+
+
+def num_chained(graph: GraphModule, num_steps: int) -> int:
+    """How many steps are worth one graph, if so many are to be taken in a call."""
+    return min(num_steps, BUDGET // len(graph.graph.nodes))
+
+
+def chained(graph: GraphModule, num_batch: int, num_steps: int) -> GraphModule:
+    """A graph that takes a step for each of several batches.
+
+    Arguments:
+        graph: one step; changes its first inputs in place, and returns one tensor.
+        num_batch: how many inputs, the last ones, are the batch.
+        num_steps: how many steps.
+
+    Returns:
+        Its inputs are the first ones and then each batch's; its output is the steps' outputs in one tensor, stacked.
+    """
+    several, placeholders = Graph(), graph.graph.find_nodes(op="placeholder")
+    num_live = len(placeholders) - num_batch
+    live = {node: several.placeholder(node.name) for node in placeholders[:num_live]}
+    batches = [[several.placeholder(f"batch_{i}_{j}") for j in range(num_batch)] for i in range(num_steps)]
+    reports = []
+    for batch in batches:
+        nodes: dict[Node, Node] = {**live, **dict(zip(placeholders[num_live:], batch, strict=True))}
+        for node in graph.graph.nodes:
+            if node.op == "output":
+                reports.append(nodes[node.args[0][0]])
+            elif node.op != "placeholder":
+                nodes[node] = several.node_copy(node, nodes.__getitem__)
+    stacked = several.call_function(torch.ops.aten.stack.default, (reports,))
+    stacked.meta["val"] = torch.stack([report.meta["val"] for report in reports])
+    several.output([stacked])
+    return GraphModule(graph, several)
