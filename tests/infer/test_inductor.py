@@ -1,8 +1,12 @@
 """Steps compiled by Inductor are the steps as they are written; a few only, for each takes a C++ compiler's time."""
 
 import functools
+import os
+import subprocess
+import sys
 import time
 import weakref
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -104,3 +108,25 @@ def test_compiling_in_another_thread_touches_no_tensor_of_this_one():
     del parameter
     assert [reference() for reference in gone] == [None, None]
     assert build()(torch.arange(3.0))[0].tolist() == [0.0, 2.0, 4.0]
+
+
+SCRIPT = """
+import torch, pyro
+from torch._dynamo.utils import counters
+from test_inductor import ELBO, Compiler, losses, trainer
+svi = trainer(ELBO(), Compiler(wait=True, quiet=True))
+losses(svi, 6)
+assert svi.compiled.num_compiled == 1
+print(counters["inductor"]["fxgraph_cache_miss"], counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+@pytest.mark.slow
+def test_another_process_finds_what_has_been_compiled(tmp_path):
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[2]), *sys.path]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(places)}
+    said = [
+        subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert [each.stdout.split() for each in said] == [["1", "0"], ["0", "1"]]
