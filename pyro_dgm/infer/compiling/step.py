@@ -234,16 +234,17 @@ class CompiledStep:
         version.update.refresh()
         for place, name, tensor in version.lifted:
             tensor.fill_(place[name])
-        found, states = [], []
-        for function, tensors in self._calls(version, inputs):
-            states.append(torch.get_rng_state())
-            with torch.no_grad():
-                found.append(function(*version.inputs, *tensors)[0].view(-1, 2))
-        reports = torch.cat(found)
-        is_fine = reports.isfinite().all(dim=1).tolist()
-        if False in is_fine:
-            self._rewind(version, inputs, is_fine.index(False), [len(part) for part in found], states)
-            reports = reports[: is_fine.index(False)]
+        generator_state = torch.get_rng_state()
+        with torch.no_grad():
+            calls = self._calls(version, inputs)
+            reports = torch.cat([function(*version.inputs, *tensors)[0].view(-1, 2) for function, tensors in calls])
+            is_fine = reports.isfinite().all(dim=1).tolist()
+            if False in is_fine:
+                reports = reports[: is_fine.index(False)]
+                torch.set_rng_state(generator_state)
+                for tensors in inputs[: len(reports)]:  # which are halted, and do nothing but draw
+                    version.run(*version.inputs, *tensors)
+                version.update.release()
         losses: list[float] = reports[:, 0].tolist()
         return losses
 
@@ -261,21 +262,6 @@ class CompiledStep:
             yield chain, list(itertools.chain(*inputs[start : start + size]))
         for tensors in inputs[num_in_chains:]:
             yield version.run, tensors
-
-    def _rewind(
-        self, version: Version, inputs: Sequence[Any], num_taken: int, sizes: Sequence[int], states: Sequence[Tensor]
-    ) -> None:
-        """Puts torch's generator where it was after the steps taken, and lets steps be taken again."""
-        assert version.run is not None
-        assert version.update is not None
-        before = 0
-        while before + sizes[0] <= num_taken:
-            before, sizes, states = before + sizes[0], sizes[1:], states[1:]
-        torch.set_rng_state(states[0])
-        for tensors in inputs[before:num_taken]:  # within a chain: halted, they do nothing but draw
-            with torch.no_grad():
-                version.run(*version.inputs, *tensors)
-        version.update.release()
 
     def _current(self, key: Any) -> Version | None:
         """The version of the step for the Python state at hand, the last used first."""
