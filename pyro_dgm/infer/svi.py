@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from pyro_dgm.infer.annealing import annealings_of
 from pyro_dgm.infer.compiling import CompiledStep, Compiler
 from pyro_dgm.infer.log_weights import weigh
+from pyro_dgm.infer.nonfinite import has_diverged, nonfinite_sites
 from pyro_dgm.infer.optimizers import (
     OptimizerFactory,
     add_parameters,
@@ -40,16 +41,14 @@ from pyro_dgm.infer.optimizers import (
 from pyro_dgm.infer.processes import Processes
 from pyro_dgm.infer.programs import (
     Program,
-    Traces,
     evaluation_mode,
     fork_rng,
-    is_data,
     module_of,
     parameters_met,
     run,
-    sample_sites,
 )
 from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.states import check_state
 from pyro_dgm.infer.term import Term
 
 AUTO_SECONDS = 30.0  # about what compiling costs
@@ -216,7 +215,7 @@ class SVI:
                 self._zero_grad()
                 loss = self._loss(self.loss.loss_and_grads, args, kwargs)
         except ValueError:  # Pyro's validation refuses the NaN parameters of a distribution before there is a loss
-            if not self._has_diverged(generator_state, args, kwargs):
+            if not has_diverged(self.model, self.guide, self.loss, generator_state, (args, kwargs)):
                 raise
             self._refuse(math.nan, generator_state, args, kwargs)
             return math.nan
@@ -353,17 +352,7 @@ class SVI:
             ValueError: the state belongs to other programs; nothing has been changed then.
         """
         own, state = self.state_dict(), {"compiled": "", **state}
-        _check_same_tensors("the trainer", own, state)
-        _check_same_tensors("modules", own["modules"], state["modules"])
-        for name, tensors in own["modules"].items():
-            _check_same_tensors(name, tensors, state["modules"][name])
-        _check_same_tensors("store", own["store"], state["store"])
-        _check_same_optimizer(own, state)
-        if len(own["schedules"]) != len(state["schedules"]):
-            raise ValueError(
-                "the state of the schedules must come from as many; "
-                f"got {len(state['schedules'])} for {len(own['schedules'])}. Anneal as it was done when it was saved."
-            )
+        check_state(own, state)
         for name, module in self._modules().items():
             module.load_state_dict(state["modules"][name])
         with torch.no_grad():
@@ -518,31 +507,13 @@ class SVI:
         self.num_skipped += 1
         if self.nonfinite == "skip":
             return
-        places = [*_nonfinite_sites(self._run_again(generator_state, args, kwargs)), *gradients[:3]]
+        sites = nonfinite_sites(self.model, self.guide, self.loss, generator_state, (args, kwargs))
+        places = [*sites, *gradients[:3]]
         raise NonFiniteError(
             f"loss and gradient must be finite; got loss {loss} at step {self.num_steps + 1}, with NaN or infinity in "
             f"{', '.join(places) or 'the loss'}. The step was not taken. Check the data, lower the learning rate, "
             "set clip_norm, or pass nonfinite='skip'."
         )
-
-    def _has_diverged(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the programs run without validation, on finite data, and come out not finite."""
-        try:
-            traces = self._run_again(generator_state, args, kwargs)
-        except (ValueError, RuntimeError):
-            return False
-        data = [site["value"] for site in sample_sites(traces.model).values() if is_data(site)]
-        return bool(_nonfinite_sites(traces)) and all(bool(torch.isfinite(value).all()) for value in data)
-
-    def _run_again(self, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traces:
-        """Runs the programs with the random numbers of the step at hand, without validation."""
-        with fork_rng(), torch.no_grad(), pyro.validation_enabled(False), poutine.block():
-            torch.set_rng_state(generator_state)
-            num_particles = self.loss.num_particles if self.loss.vectorize_particles else 1
-            traces = run(self.model, self.guide, args, kwargs, num_particles)
-            traces.model.compute_log_prob()
-            traces.guide.compute_log_prob()
-        return traces
 
     def _modules(self) -> dict[str, nn.Module]:
         pairs = {"model": module_of(self.model), "guide": module_of(self.guide)}
@@ -565,39 +536,3 @@ class SVI:
             parameter.grad = None
         if self._optimizer is not None:
             self._optimizer.zero_grad(set_to_none=True)
-
-
-def _nonfinite_sites(traces: Traces) -> list[str]:
-    return [
-        f"{program}.{name}"
-        for program, trace in (("guide", traces.guide), ("model", traces.model))
-        for name, site in sample_sites(trace).items()
-        if not (torch.isfinite(site["value"]).all() and torch.isfinite(site["log_prob_sum"]))
-    ]
-
-
-def _check_same_tensors(name: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
-    missing = [key for key in expected if key not in got]
-    extra = [key for key in got if key not in expected]
-    reshaped = [
-        f"{key}: {tuple(expected[key].shape)} here, {tuple(got[key].shape)} there"
-        for key in expected
-        if key in got and isinstance(expected[key], Tensor) and expected[key].shape != got[key].shape
-    ]
-    if missing or extra or reshaped:
-        raise ValueError(
-            f"the state of {name!r} must come from the same program; got one without {missing[:5]}, with the unknown "
-            f"{extra[:5]}, and with other shapes for {reshaped[:5]}. Build the programs as they were built when it was "
-            "saved (programs with pyro.param, and AutoGuides, must have run once)."
-        )
-
-
-def _check_same_optimizer(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    groups = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
-    own_groups = [len(group["params"]) for group in own["optimizer"]["param_groups"]]
-    kinds = own["optimizer_type"], state["optimizer_type"]
-    if kinds[0] != kinds[1] or groups != own_groups:
-        raise ValueError(
-            f"the state of the optimiser must come from the same one; got that of {kinds[1]} with groups of {groups} "
-            f"parameters for {kinds[0]} with {own_groups}. Build the optimiser as it was built when it was saved."
-        )

@@ -698,9 +698,11 @@ def test_losses_go_on_after_a_skipped_step():
     assert plain.num_skipped == svi.num_skipped == 1
 
 
+@pytest.mark.parametrize("budget", [1, 1500])
 @pytest.mark.parametrize("optim", [adam, OPTIMISERS["ClippedAdam"], OPTIMISERS["RMSprop, outside of the graph"]])
-def test_several_steps_in_one_call(optim):
-    """A last batch of another size, and steps before anything is compiled, among them."""
+def test_several_steps_in_one_call(optim, budget, monkeypatch):
+    """In one graph or each by itself; a batch of another size, and steps before anything is compiled, among them."""
+    monkeypatch.setattr("pyro_dgm.infer.compiling.chaining.BUDGET", budget)
     data = [*batches(29), batches(1, rows=2)[0], *batches(5)]
     expected, _, _ = train(modules(), False, optim=optim, data=data)
     _, svi, _ = train(modules(), GRAPH, optim=optim, data=[])

@@ -2,15 +2,20 @@
 
 __all__ = ["chained", "num_chained"]
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 BUDGET = 1500  # nodes of a chain, which decide how long it takes to compile
+MOST_NUMBERS = 50_000  # that a step works on: with more, the calls are a small part of its time
 
 
-def num_chained(graph: GraphModule, num_steps: int) -> int:
-    """How many steps are worth one graph, if so many are to be taken in a call."""
-    return min(num_steps, BUDGET // len(graph.graph.nodes))
+def num_chained(graph: GraphModule, inputs: Sequence[Tensor], num_steps: int) -> int:
+    """How many steps are worth one graph, if so many are to be taken in a call; at least 1."""
+    is_small = sum(tensor.numel() for tensor in inputs) <= MOST_NUMBERS
+    return max(1, min(num_steps, BUDGET // len(graph.graph.nodes))) if is_small else 1
 
 
 def chained(graph: GraphModule, num_batch: int, num_steps: int) -> GraphModule:

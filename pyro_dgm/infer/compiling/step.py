@@ -251,11 +251,12 @@ class CompiledStep:
     def _calls(self, version: Version, inputs: list[Sequence[Tensor]]) -> Iterator[tuple[Any, Sequence[Tensor]]]:
         """The functions to call one after the other, chains first, with the batches of each."""
         assert version.capture is not None
-        size = version.num_chained or num_chained(version.capture.graph, len(inputs))
+        graph, live = version.capture.graph, version.inputs
+        size = version.num_chained or num_chained(graph, [*live, *inputs[0]], len(inputs))
         if version.chain is None and size > 1:
-            graph, version.num_chained = chained(version.capture.graph, len(inputs[0]), size), size
-            several = [*version.inputs, *itertools.chain(*inputs[:size])]
-            version.chain = Build(graph, several, self._compiler, f"{size} steps in one")
+            version.num_chained = size
+            several = chained(graph, len(inputs[0]), size), [*live, *itertools.chain(*inputs[:size])]
+            version.chain = Build(*several, self._compiler, f"{size} steps in one")
         chain = None if version.chain is None else version.chain.function
         num_in_chains = 0 if chain is None else len(inputs) - len(inputs) % size
         for start in range(0, num_in_chains, size):
