@@ -195,7 +195,11 @@ class SVI:
         generator_state = torch.get_rng_state()
         if self._compiled is None and self._seconds_left <= 0:
             self._compiled = self._make_compiled()
-        outcome = None if self._compiled is None else self._compiled.run(args, kwargs)
+        try:
+            outcome = None if self._compiled is None else self._compiled.run(args, kwargs)
+        except RuntimeError:  # of a draw that refuses NaN, as Bernoulli's does: the step as written says what is wrong
+            torch.set_rng_state(generator_state)
+            outcome = None
         if outcome is not None and outcome.is_updated:
             if math.isfinite(outcome.loss) and math.isfinite(outcome.norm):
                 self.num_steps += 1

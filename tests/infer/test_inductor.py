@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dgm.infer import ELBO, IWAE, SVI
 from pyro_dgm.infer.compiling import Compiler
 from pyro_dgm.infer.compiling.backends import prepare
+from pyro_dgm.infer.compiling.building import Build
 
 STEPS, ROWS, FEATURES = 30, 8, 5
 
@@ -80,6 +81,24 @@ def test_several_steps_in_one_call_draw_the_same_numbers():
     torch.manual_seed(1)
     expected = [plain.step(x) for x in data]
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiling_in_a_thread_leaves_the_generator_to_the_others():
+    """Torch would put it back at the end to where it was at the beginning, and the noise between would come again."""
+    parameter, never_seen = torch.ones(3), time.time()  # so that nothing of it is on disk
+    graph = make_fx(lambda tensor: [never_seen * tensor + torch.randn(3)])(parameter)
+    torch.manual_seed(3)
+    alone = torch.Generator().manual_seed(3)
+    build = Build(graph, [parameter], Compiler(quiet=True), "a sum")
+    num_draws = 0
+    while not build.is_over:
+        assert torch.equal(torch.rand(2), torch.rand(2, generator=alone))
+        num_draws += 1
+        time.sleep(0.001)
+    assert torch.equal(torch.rand(2), torch.rand(2, generator=alone))
+    assert num_draws > 10
+    assert build.error is None
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pyro_dgm.infer.compiling.bodies import body_of
 from pyro_dgm.infer.compiling.outlining import Outlined
@@ -52,6 +51,8 @@ def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Calla
 
 
 def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Function:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # which changes the filters of warnings
+
     mode = FakeTensorMode(shape_env=ShapeEnv())  # without which Inductor keeps nothing for another process
     fake: list[Any] = [_stand_in(tensor, mode) for tensor in examples]
     for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), fake, strict=True):

@@ -2,17 +2,23 @@
 
 __all__ = ["Build", "Compiler"]
 
+import importlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule
 from tqdm import tqdm
 
 from pyro_dgm.infer.compiling.backends import BACKENDS, Function, prepare
+
+ONE_BY_ONE = threading.Lock()  # for Inductor has state of its own
+KEEPERS = ("torch._dynamo.utils", "torch._functorch.aot_autograd", "torch._inductor.select_algorithm")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Build:
             return
         if not is_quiet:
             tqdm.write(f"compiling {name}; until it is done, steps are taken as before", file=sys.stderr)
-        self._thread = threading.Thread(target=self._make, args=(make, name, is_quiet), name="compile")
+        self._thread = threading.Thread(target=self._make_aside, args=(make, name, is_quiet), name="compile")
         self._thread.start()  # which the interpreter's end waits for
 
     @property
@@ -82,6 +88,11 @@ class Build:
         if self._thread is not None:
             self._thread.join()
 
+    def _make_aside(self, *args: Any) -> None:
+        """In a thread: one function after the other, and without a hand on torch's generator."""
+        with ONE_BY_ONE, _generator_left_alone():
+            self._make(*args)
+
     def _make(self, make: Callable[[], Function], name: str, is_quiet: bool) -> None:
         start = time.perf_counter()
         try:
@@ -91,3 +102,24 @@ class Build:
             return
         if not is_quiet:
             tqdm.write(f"compiled {name} in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+@contextmanager
+def _generator_left_alone() -> Iterator[None]:
+    """Keeps this thread from putting torch's generator back to where it was when compiling began.
+
+    Others draw from it meanwhile, and would draw the same numbers again.
+    """
+    own, modules = threading.get_ident(), [importlib.import_module(name) for name in KEEPERS]
+    keepers = [module.preserve_rng_state for module in modules]
+
+    def keep() -> AbstractContextManager[None]:
+        return nullcontext() if threading.get_ident() == own else keepers[0]()
+
+    for module in modules:
+        vars(module)["preserve_rng_state"] = keep
+    try:
+        yield
+    finally:
+        for module, function in zip(modules, keepers, strict=True):
+            vars(module)["preserve_rng_state"] = function

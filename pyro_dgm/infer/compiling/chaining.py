@@ -1,6 +1,6 @@
 """Several steps in one graph, for steps so short that calling them is most of their time."""
 
-__all__ = ["chained", "num_chained"]
+__all__ = ["chained", "is_total", "num_chained"]
 
 from collections.abc import Sequence
 
@@ -9,7 +9,23 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 BUDGET = 1500  # nodes of a chain, which decide how long it takes to compile
+DRAWS = {
+    "bernoulli",
+    "bernoulli_",
+    "binomial",
+    "multinomial",
+    "normal",
+    "poisson",
+    "_sample_dirichlet",
+    "_standard_gamma",
+}
 MOST_NUMBERS = 50_000  # that a step works on: with more, the calls are a small part of its time
+
+
+def is_total(graph: GraphModule) -> bool:
+    """Whether a graph runs to its end on any numbers: draws of most discrete variables raise where they meet NaN."""
+    names = {str(node.target).split(".")[1] for node in graph.graph.nodes if str(node.target).startswith("aten.")}
+    return names.isdisjoint(DRAWS)
 
 
 def num_chained(graph: GraphModule, inputs: Sequence[Tensor], num_steps: int) -> int:

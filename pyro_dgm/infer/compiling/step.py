@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from pyro_dgm.infer.compiling.building import Build, Compiler
-from pyro_dgm.infer.compiling.chaining import chained, num_chained
+from pyro_dgm.infer.compiling.chaining import chained, is_total, num_chained
 from pyro_dgm.infer.compiling.guards import Key, Recorder
 from pyro_dgm.infer.compiling.refusals import CompileError
 from pyro_dgm.infer.compiling.tracing import Arguments, Version, trace
@@ -231,6 +231,8 @@ class CompiledStep:
         version = self._current(key)
         if version is None or version.run is None or version.update is None or not version.update.counts_itself:
             return None
+        if not version.is_total:
+            return None
         version.update.refresh()
         for place, name, tensor in version.lifted:
             tensor.fill_(place[name])
@@ -363,6 +365,7 @@ class CompiledStep:
         version.inputs, version.store = [*found.live, *found.outside], dict(pyro.get_param_store()._params)
         version.capture = found
         inputs = [*version.inputs, *Arguments(args, kwargs, self._fixed_floats).tensors]
+        version.is_total = is_total(found.graph)
         version.build = Build(found.graph, inputs, self._compiler, "the step")
         if version.build.is_over and version.build.error is not None:
             raise CompileError(f"the backend failed: {version.build.error}") from version.build.error

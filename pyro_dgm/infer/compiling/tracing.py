@@ -39,6 +39,7 @@ class Version:
         build: the making of the compiled function.
         inputs: its arguments before the batch.
         store: what Pyro's store held.
+        is_total: whether it runs to its end on any numbers.
         chain: the making of a function that takes several steps.
         num_chained: how many.
     """
@@ -55,6 +56,7 @@ class Version:
     build: Build | None = None
     inputs: list[Tensor] = field(default_factory=list)
     store: dict[str, Tensor] = field(default_factory=dict)
+    is_total: bool = False
     chain: Build | None = None
     num_chained: int = 0
 

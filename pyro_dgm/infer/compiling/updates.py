@@ -189,11 +189,13 @@ class Update:
 
     def _corrected(self, number: int) -> tuple[Tensor, Tensor]:
         """Of a group of Adam's, by each counter: the rate corrected for young means, and the correction of squares."""
-        group, steps = self._optimizer.param_groups[number], self._counters.packed
-        assert steps is not None
-        beta1 = self._momenta[number] if _is_cycled(group) else _momentum(group)
-        rate, correction = self._rates[number] / (1 - beta1**steps), (1 - group["betas"][1] ** steps).sqrt()
-        return (rate * correction if isinstance(self._optimizer, ClippedAdam) else rate), correction
+        group, packed = self._optimizer.param_groups[number], self._counters.packed
+        assert packed is not None
+        steps = packed.double()  # as torch's are: in single precision 1 - 0.999 has five digits
+        beta1 = self._momenta[number].double() if _is_cycled(group) else _momentum(group)
+        rate, correction = self._rates[number].double() / (1 - beta1**steps), (1 - group["betas"][1] ** steps).sqrt()
+        size = rate * correction if isinstance(self._optimizer, ClippedAdam) else rate
+        return size.to(self._rates), correction.to(self._rates)
 
     def _sgd(
         self, group: dict[str, Any], parameter: Tensor, gradient: Tensor, rate: Tensor, momentum: Tensor | float
