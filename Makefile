@@ -22,9 +22,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## the tables of benchmarks/README.md
-	$(BIN)/python -m benchmarks.gradients
-	$(BIN)/python -m benchmarks.reference_vae
-	$(BIN)/python -m benchmarks.published
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt numpyro funsor
+	$(BIN)/python -m benchmarks step-time --threads 1
+	$(BIN)/python -m benchmarks step-time --threads 2
+	$(BIN)/python -m benchmarks gradients
+	$(BIN)/python -m benchmarks reference-vae
+	$(BIN)/python -m benchmarks published
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -77,7 +77,7 @@ class Programs(Contestant):
             yield
 
     def notes(self) -> list[str]:
-        compiled = getattr(self._svi, "_compiled", None)
+        compiled = getattr(self._svi, "compiled", None)
         if compiled is None:
             return []
         refused = [f"taken as written: {reason}" for reason in compiled.refusals]
@@ -88,9 +88,9 @@ class Programs(Contestant):
 class ByHand(Contestant):
     """The loss by hand and torch's optimiser; both may go through ``torch.compile``, each as one function."""
 
-    def __init__(self, task: Task, batches: Sequence[Batch], is_compiled: bool = False) -> None:
+    def __init__(self, task: Task, batches: Sequence[Batch], is_fused: bool = False, is_compiled: bool = False) -> None:
         self._batches = batches
-        self._optimizer = torch.optim.Adam(task.parameters(), lr=RATE)
+        self._optimizer = torch.optim.Adam(task.parameters(), lr=RATE, fused=is_fused or None)
         self._loss, self._update = task.loss, self._optimizer.step
         if is_compiled:
             torch._dynamo.reset()
@@ -112,8 +112,7 @@ class InNumPyro(Contestant):
     """NumPyro's update under ``jax.jit``, step by step, or scanned over a block."""
 
     def __init__(self, name: str, task: Task, batches: Sequence[Batch], is_scanned: bool) -> None:
-        if torch.get_num_threads() == 1:  # read when JAX starts
-            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+        os.environ.setdefault("NPROC", str(torch.get_num_threads()))  # read when JAX starts, the size of its pool
         import jax
         import numpyro
 
@@ -172,6 +171,7 @@ CONTESTANTS: dict[str, Kind] = {
         lambda name, task, data, how: Programs(task, data, partial(_own, how), in_blocks=True),
     ),
     "torch": Kind("torch by hand", lambda name, task, data, how: ByHand(task, data)),
+    "torch-fused": Kind("by hand, fused Adam", lambda name, task, data, how: ByHand(task, data, is_fused=True)),
     "torch-compile": Kind(
         "by hand, `torch.compile`", lambda name, task, data, how: ByHand(task, data, is_compiled=True)
     ),

@@ -1,0 +1,17 @@
+"""``python -m benchmarks step-time``, and the other commands by their names."""
+
+import importlib
+import sys
+
+COMMANDS = {name.replace("_", "-"): name for name in ("step_time", "gradients", "reference_vae", "published")}
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command that comes first, with the rest as its options."""
+    if not argv or argv[0] not in COMMANDS:
+        raise SystemExit(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} [options]")
+    importlib.import_module(f"benchmarks.{COMMANDS[argv[0]]}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
