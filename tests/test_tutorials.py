@@ -24,6 +24,7 @@ RUNS = {
     "02_objectives.py": ({"EPOCHS": "1", "STEPS": "3"}, ["bounds.png"]),
     "03_discrete_latents.py": ({"STEPS": "3", "AUDITS": "3"}, ["audits.png", "learning.png", "causes.png"]),
     "04_wake_sleep.py": ({"EPOCHS": "1", "STEPS": "3"}, ["dreams.png", "directions.png"]),
+    "10_fast_svi.py": ({"EPOCHS": "2", "STEPS": "30", "BACKEND": "graph"}, ["seconds.png"]),
 }
 
 
