@@ -92,7 +92,7 @@ def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
                 optimizer.state[parameter][name].copy_(value)
             else:
                 optimizer.state[parameter][name] = value
-    for group, old in zip(groups, state["param_groups"], strict=True):
+    for group, old in zip(groups, state["param_groups"], strict=False):  # groups of parameters born since come last
         group.update({name: value for name, value in old.items() if name != "params"})
 
 

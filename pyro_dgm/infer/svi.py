@@ -5,7 +5,6 @@ __all__ = ["SVI", "NonFiniteError"]
 import copy
 import functools
 import math
-import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,7 +23,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from pyro_dgm.infer.annealing import annealings_of
-from pyro_dgm.infer.compiling import CompiledStep, Compiler
+from pyro_dgm.infer.compiling import CompiledStep, Compiler, Payoff
 from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.nonfinite import has_diverged, nonfinite_sites
 from pyro_dgm.infer.optimizers import (
@@ -51,9 +50,7 @@ from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.states import check_state
 from pyro_dgm.infer.term import Term
 
-AUTO_SECONDS = 30.0  # about what compiling costs
 MOST_WARM_UPS = 12  # four steps, and more if floats become inputs on the way
-AUTO_STEPS = 10  # by which the time of those to come is told
 
 
 class NonFiniteError(ArithmeticError):
@@ -87,15 +84,15 @@ class SVI:
         nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
         report_every: with annealed programs, ``report`` has the unweighted ELBO of the first step and of every so
             many; each costs about a forward pass.
-        group: of ``torch.distributed``: all its processes train the same parameters, which the first of them gives to
-            the others, each on data of its own and with noise of its own. Before each update gradients and losses
-            become their means, so that every process should scale its loss to all the data. All of them must take the
-            same steps. The optimiser's update is not part of compiled steps then. Buffers stay each process's own.
         compile: True compiles the step, in a thread while steps go on as written; ``"auto"`` does so where the steps
             to come would take a minute as written, if it has been told of them (``expect``; ``training.fit`` tells it),
             or else once half a minute has gone into steps, which is about what it costs; a ``compiling.Compiler`` says
             how. When the compiled step takes over depends on the machine, and its rounding differs: for runs that
             repeat bit by bit pass False or ``Compiler(wait=True)``.
+        group: of ``torch.distributed``: all its processes train the same parameters, which the first of them gives to
+            the others, each on data of its own and with noise of its own. Before each update gradients and losses
+            become their means, so that every process should scale its loss to all the data. All of them must take the
+            same steps. The optimiser's update is not part of compiled steps then. Buffers stay each process's own.
 
     Raises:
         TypeError: the optimiser or the loss is of no known kind.
@@ -165,9 +162,7 @@ class SVI:
         self._compiled: CompiledStep | None = None
         self._cold: set[str] = set()  # kinds of arguments that steps were compiled for where the state was saved
         self._compiler = compile if isinstance(compile, Compiler) else Compiler()
-        self._times: list[float] | None = None  # of steps, as long as they are to tell whether compiling pays
-        self._steps_to_come, self._is_auto = 0, compile == "auto"
-        self._seconds_left = math.inf if compile is False else AUTO_SECONDS if compile == "auto" else 0.0
+        self._payoff = Payoff(compile if isinstance(compile, bool | str) else True)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -193,7 +188,7 @@ class SVI:
         self._agree()
         self._warm_up(args, kwargs)
         generator_state = torch.get_rng_state()
-        if self._compiled is None and self._seconds_left <= 0:
+        if self._compiled is None and self._payoff.is_due:
             self._compiled = self._make_compiled()
         try:
             outcome = None if self._compiled is None else self._compiled.run(args, kwargs)
@@ -221,10 +216,11 @@ class SVI:
         except ValueError:  # Pyro's validation refuses the NaN parameters of a distribution before there is a loss
             if not has_diverged(self.model, self.guide, self.loss, generator_state, (args, kwargs)):
                 raise
+            self._average(math.nan)  # so that the other processes refuse the step, too
             self._refuse(math.nan, generator_state, args, kwargs)
             return math.nan
         self._check_annealed_sites()
-        self._note_time(time.perf_counter() - start)
+        self._payoff.note(time.perf_counter() - start)
         return self._update(loss, generator_state, args, kwargs)
 
     def expect(self, num_steps: int) -> None:
@@ -235,31 +231,18 @@ class SVI:
         """
         if num_steps < 0:
             raise ValueError(f"the number of steps to come must be at least 0; got {num_steps}. It is no total.")
-        self._steps_to_come = num_steps
-        self._times = [] if self._is_auto else None
-
-    def _note_time(self, seconds: float) -> None:
-        """Takes down how long a step as written took, and whether compiling is due."""
-        self._seconds_left -= seconds
-        if self._times is not None:
-            self._times.append(seconds)
-            if len(self._times) == AUTO_STEPS:
-                to_come = statistics.median(self._times) * (self._steps_to_come - AUTO_STEPS)
-                self._seconds_left, self._times = 0.0 if to_come > 2 * AUTO_SECONDS else math.inf, None
+        self._payoff.expect(num_steps)
 
     def _update(self, loss: float, generator_state: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
         """The optimiser's part of a step, unless loss or gradient is not finite."""
-        groups = [] if self._optimizer is None else self._optimizer.param_groups
-        parameters = [p for group in groups for p in group["params"]]
-        if self._processes is not None and parameters:
-            loss = self._processes.average(parameters, loss)
-        trained = [p for p in parameters if p.grad is not None]
+        loss = self._average(loss)
+        trained = [p for p in self._optimized() if p.grad is not None]
         if not trained:
             raise ValueError(
                 "a step must train something; got no gradient for any parameter of the optimiser. Check that the "
                 "programs use parameters with requires_grad=True, and that the optimiser holds them."
             )
-        norm = get_total_norm([p.grad for p in trained])
+        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
         if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
             self._refuse(loss, generator_state, args, kwargs)
             return loss
@@ -355,22 +338,15 @@ class SVI:
         Raises:
             ValueError: the state belongs to other programs; nothing has been changed then.
         """
-        own, state = self.state_dict(), {"compiled": "", **state}
-        check_state(own, state)
-        for name, module in self._modules().items():
-            module.load_state_dict(state["modules"][name])
-        with torch.no_grad():
-            for name, tensor in own["store"].items():
-                tensor.copy_(state["store"][name])
+        state = {"compiled": "", **state}
+        check_state(self.state_dict(), state)
+        self._write(state)
         # copied, since torch would go on to write into it
         load_optimizer_state(self._optim, self.optimizer, copy.deepcopy(state["optimizer"]))
-        for schedule, position in zip(self.schedules(), state["schedules"], strict=True):
-            schedule.load_state_dict(position)
-        self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
         self._batch = None
         if self._compiled is not None:
             self._compiled.reset()
-        self._cold = set(state["compiled"].splitlines()) if self._seconds_left < math.inf else set()
+        self._cold = set(state["compiled"].splitlines()) if self._payoff.is_possible else set()
 
     def _agree(self) -> bool:
         """Gives all processes the same values of parameters that are new to them."""
@@ -398,21 +374,31 @@ class SVI:
                 self._compiled.wait()
         except NonFiniteError:
             pass  # if this happens without the warm-up it will be raised again
-        self._put_back(state)
-        self._cold = cold
-        torch.set_rng_state(generator_state)
+        finally:
+            self._write(state)
+            restore(self.optimizer, state["optimizer"])
+            self._cold = cold
+            torch.set_rng_state(generator_state)
 
-    def _put_back(self, state: Mapping[str, Any]) -> None:
-        """Writes an earlier state into the tensors at hand, which compiled steps hold on to."""
+    def _write(self, state: Mapping[str, Any]) -> None:
+        """Writes a state, but for the optimiser's, into the tensors at hand, which compiled steps hold on to."""
         for name, module in self._modules().items():
             module.load_state_dict(state["modules"][name])
         with torch.no_grad():
-            for name in self._store_names:
-                self._parameters[name].copy_(state["store"][name])
-        restore(self.optimizer, state["optimizer"])
+            for name, tensor in state["store"].items():
+                self._parameters[name].copy_(tensor)
         for schedule, position in zip(self.schedules(), state["schedules"], strict=True):
             schedule.load_state_dict(position)
         self.num_steps, self.num_skipped = state["num_steps"], state["num_skipped"]
+
+    def _average(self, loss: float) -> float:
+        """The mean loss of all processes, whose gradients become their means; one process has its own."""
+        parameters = self._optimized()
+        return loss if self._processes is None or not parameters else self._processes.average(parameters, loss)
+
+    def _optimized(self) -> list[Tensor]:
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        return [parameter for group in groups for parameter in group["params"]]
 
     def _make_compiled(self) -> CompiledStep:
         work, roots = functools.partial(self._run_loss, self.loss.loss_and_grads), (self.model, self.guide, self.loss)

@@ -157,24 +157,26 @@ def test_groups_with_settings_of_their_own():
     check(modules(), optim=optim)
 
 
+def scaled():
+    """A scale of the store, and a guide without any."""
+    encoder = nn.Linear(FEATURES, 2)
+
+    def model(x):
+        scale = pyro.param("scale", torch.tensor(0.8), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), scale).to_event(1), obs=x[:, :1])
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return model, guide
+
+
 def test_parameters_of_the_store_and_plain_functions():
-    def make():
-        encoder = nn.Linear(FEATURES, 2)
-
-        def model(x):
-            scale = pyro.param("scale", torch.tensor(0.8), constraint=constraints.positive)
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-                pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), scale).to_event(1), obs=x[:, :1])
-
-        def guide(x):
-            pyro.module("encoder", encoder)
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
-
-        return model, guide
-
-    check(make)
+    check(scaled)
 
 
 def bits(baseline=None):
@@ -399,24 +401,6 @@ def test_a_module_that_is_swapped():
             svi.model.decoder = nn.Linear(2, FEATURES)
 
     check(modules(), before=before)
-
-
-def scaled():
-    """A scale of the store, and a guide without any."""
-    encoder = nn.Linear(FEATURES, 2)
-
-    def model(x):
-        scale = pyro.param("scale", torch.tensor(0.8), constraint=constraints.positive)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), scale).to_event(1), obs=x[:, :1])
-
-    def guide(x):
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
-
-    return model, guide
 
 
 def test_a_parameter_of_the_store_that_is_set_or_cleared():
@@ -752,7 +736,7 @@ def test_a_copy_of_a_trainer_is_compiled_anew_and_leaves_the_first_alone():
 
 
 def test_compiling_can_wait_until_it_pays(monkeypatch):
-    monkeypatch.setattr("pyro_dgm.infer.svi.AUTO_SECONDS", 0.05)
+    monkeypatch.setattr("pyro_dgm.infer.compiling.payoff.SECONDS", 0.05)
     _, svi, _ = train(modules(), "auto", data=batches(3))
     assert svi.compiled is None or svi.compiled.num_compiled == 0
     svi._compiler = GRAPH
@@ -836,6 +820,31 @@ def test_a_resumed_run_goes_on_bit_by_bit(make, optim):
     assert other.num_steps == whole.num_steps == 40
     for one, another in zip(other.optimizer.param_groups, whole.optimizer.param_groups, strict=True):
         torch.testing.assert_close(one["params"], another["params"], rtol=0.0, atol=0.0)
+
+
+def test_a_warm_up_that_is_broken_off_changes_nothing():
+    """Ctrl-C, or data that the programs refuse, while the step is compiled that was compiled before."""
+    _, svi, _ = train(modules(), GRAPH, data=batches(20))
+    state, noise = copy.deepcopy(svi.state_dict()), torch.get_rng_state()
+    _, other, _ = train(modules(), GRAPH, data=batches(1))
+    other.load_state_dict(state)
+    run, num_runs = other.loss.loss_and_grads, []
+
+    def broken_off(*args):
+        num_runs.append(len(num_runs))
+        if len(num_runs) == 3:
+            raise KeyboardInterrupt
+        return run(*args)
+
+    other.loss.loss_and_grads = broken_off
+    torch.set_rng_state(noise)
+    with pytest.raises(KeyboardInterrupt):
+        other.step(batches(21)[20])
+    assert torch.equal(torch.get_rng_state(), noise)
+    after = other.state_dict()
+    assert after["num_steps"] == 20
+    for name in ("modules", "optimizer"):
+        torch.testing.assert_close(after[name], state[name], rtol=0.0, atol=0.0)
 
 
 def test_a_run_of_fit_resumed_in_a_new_trainer_goes_on_bit_by_bit(tmp_path):

@@ -5,6 +5,7 @@ it begins with what the first process had, and steps with the mean of the gradie
 """
 
 import functools
+import math
 import sys
 from pathlib import Path
 
@@ -79,8 +80,26 @@ def main(rank, folder):
             assert svi.compiled is None or (svi.compiled.num_compiled == 1 and not svi.compiled.refusals)
             parameters = [p.detach().clone() for group in svi.optimizer.param_groups for p in group["params"]]
             results[case, how] = parameters, losses
+    results["diverging"] = diverging(rank)
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def diverging(rank):
+    """Steps of which one, in one process, has parameters that Pyro's validation refuses before there is a loss."""
+    pyro.clear_param_store()
+    model, _ = programs("params")
+
+    def guide(x):
+        slope = pyro.param("slope", torch.ones(2, FEATURES))
+        cubes = x**3
+        with pyro.plate("data", RANKS * ROWS, subsample=torch.arange(ROWS)):
+            pyro.sample("z", dist.Normal((x + cubes - cubes) @ slope.T, 0.5).to_event(1))
+
+    optim, group = functools.partial(torch.optim.Adam, lr=0.05), torch.distributed.group.WORLD
+    svi = SVI(model, guide, optim, ELBO(), nonfinite="skip", group=group)
+    losses = [svi.step(batch(rank, step) * (1e30 if (rank, step) == (1, 3) else 1.0)) for step in range(6)]
+    return losses, svi.num_skipped, [p.detach().clone() for _, p in pyro.get_param_store().named_parameters()]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +146,15 @@ def test_processes_train_as_one_with_the_mean_gradient(trained, case, how):
         return sorted(parameters, key=lambda p: (p.shape, float(p.norm())))
 
     torch.testing.assert_close(by_size(first), by_size(expected), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_step_that_one_process_cannot_take_is_skipped_by_all(trained):
+    (losses, num_skipped, first), (others, num_too, second) = (results["diverging"] for results in trained)
+    assert num_skipped == num_too == 1
+    assert [math.isnan(loss) for loss in losses] == [math.isnan(loss) for loss in others] == [i == 3 for i in range(6)]
+    assert losses[:3] + losses[4:] == others[:3] + others[4:]
+    torch.testing.assert_close(first, second, rtol=0.0, atol=0.0)
 
 
 def test_a_process_must_be_of_the_group():

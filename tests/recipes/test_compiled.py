@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_dgm import datasets
 from pyro_dgm.infer import SVI
-from pyro_dgm.infer.compiling import Compiler
+from pyro_dgm.infer.compiling import Compiler, Payoff
 from pyro_dgm.recipes.registry import RECIPES
 
 NAMES = [name for name in RECIPES if name != "mixture-em"]  # whose trainer is no SVI
@@ -65,7 +65,7 @@ def train(name, dtype, compiler):
     svi = system.trainer
     assert isinstance(svi, SVI)
     if compiler is not None:
-        svi._compiler, svi._seconds_left = compiler, 0.0
+        svi._compiler, svi._payoff = compiler, Payoff(True)
     torch.manual_seed(1)
     total, losses, errors = STEPS + len(FAULTS), [], {}
     total += EXPLOSION if dtype is torch.float64 else 0

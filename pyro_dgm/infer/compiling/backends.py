@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 
 from pyro_dgm.infer.compiling.bodies import body_of
-from pyro_dgm.infer.compiling.outlining import Outlined
+from pyro_dgm.infer.compiling.outlining import Function, Outlined
 from pyro_dgm.infer.compiling.segments import segments_of
 
 BACKENDS = ("inductor", "graph")
@@ -25,7 +25,6 @@ OPTIONS = {
     "reorder_for_peak_memory": False,  # and in the same order
     "size_asserts": False,
 }
-Function = Callable[..., Sequence[Tensor]]
 
 
 def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Callable[[], Function]:
@@ -41,8 +40,9 @@ def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Calla
     """
     if backend == "graph":
         return lambda: graph
+    mode = FakeTensorMode()
     for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), inputs, strict=True):
-        node.meta["val"] = _stand_in(tensor, FakeTensorMode())
+        node.meta["val"] = _stand_in(tensor, mode)
     segments = segments_of(graph)
     if segments is None:
         return partial(_compile, graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")])

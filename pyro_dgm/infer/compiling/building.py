@@ -56,7 +56,7 @@ class Build:
     """
 
     def __init__(self, graph: GraphModule, inputs: Sequence[Tensor], compiler: Compiler, name: str) -> None:
-        self._function: Function | None = None
+        self.function: Function | None = None  # as soon as it is there
         self._thread: threading.Thread | None = None
         self.error: Exception | None = None
         is_quiet = compiler.quiet or compiler.backend == "graph"
@@ -78,11 +78,6 @@ class Build:
         """Whether it has come to its end, in a function or an error."""
         return self._thread is None or not self._thread.is_alive()
 
-    @property
-    def function(self) -> Function | None:
-        """The function, as soon as it is there."""
-        return self._function if self.is_over else None
-
     def wait(self) -> None:
         """Waits for the end."""
         if self._thread is not None:
@@ -96,7 +91,7 @@ class Build:
     def _make(self, make: Callable[[], Function], name: str, is_quiet: bool) -> None:
         start = time.perf_counter()
         try:
-            self._function = make()
+            self.function = make()
         except Exception as error:  # of torch's, whose compiling may fail in any way; whoever looks for it sees it
             self.error = error
             return

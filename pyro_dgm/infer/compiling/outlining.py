@@ -1,6 +1,6 @@
 """A graph in segments as a function: each kind of segment is one function, and they are called one after the other."""
 
-__all__ = ["Outlined"]
+__all__ = ["Function", "Outlined"]
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

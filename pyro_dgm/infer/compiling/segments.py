@@ -106,6 +106,8 @@ class Segment:
 
 def segments_of(graph: GraphModule) -> list[Segment] | None:
     """Cuts a graph at the loops that have been unrolled in it; None where that saves little, or is not safe."""
+    if len(graph.graph.nodes) < LEAST:
+        return None
     try:
         flow = Dataflow(graph)
     except NotImplementedError:
