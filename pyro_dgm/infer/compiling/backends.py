@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from pyro_dgm.infer.compiling.bodies import body_of
 from pyro_dgm.infer.compiling.outlining import Function, Outlined
+from pyro_dgm.infer.compiling.products import with_fast_products
 from pyro_dgm.infer.compiling.segments import segments_of
 
 BACKENDS = ("inductor", "graph")
@@ -60,7 +61,7 @@ def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Function:
     with torch.no_grad(), tracing(TracingContext(mode)), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # of torch, about itself
             warnings.simplefilter("ignore", category)
-        function: Function = torch._inductor.compile(graph, fake, options=OPTIONS)
+        function: Function = torch._inductor.compile(with_fast_products(graph), fake, options=OPTIONS)
     return function
 
 

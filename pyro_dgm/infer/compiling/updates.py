@@ -192,8 +192,11 @@ class Update:
         group, packed = self._optimizer.param_groups[number], self._counters.packed
         assert packed is not None
         steps = packed.double()  # as torch's are: in single precision 1 - 0.999 has five digits
-        beta1 = self._momenta[number].double() if _is_cycled(group) else _momentum(group)
-        rate, correction = self._rates[number].double() / (1 - beta1**steps), (1 - group["betas"][1] ** steps).sqrt()
+        momentum = self._momenta[number].double() if _is_cycled(group) else _momentum(group)
+        beta1, beta2 = (torch.as_tensor(beta, dtype=torch.double) for beta in (momentum, group["betas"][1]))
+        # By exp, for which Inductor computes these once and not, as it does powers, once for each of the numbers.
+        rate = self._rates[number].double() / (1 - (steps * beta1.log()).exp())
+        correction = (1 - (steps * beta2.log()).exp()).sqrt()
         size = rate * correction if isinstance(self._optimizer, ClippedAdam) else rate
         return size.to(self._rates), correction.to(self._rates)
 
