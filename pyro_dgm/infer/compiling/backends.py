@@ -13,7 +13,9 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 
+from pyro_dgm.infer.compiling.batching import batched
 from pyro_dgm.infer.compiling.bodies import body_of
+from pyro_dgm.infer.compiling.layouts import with_fixed_layouts
 from pyro_dgm.infer.compiling.outlining import Function, Outlined
 from pyro_dgm.infer.compiling.products import with_fast_products
 from pyro_dgm.infer.compiling.segments import segments_of
@@ -39,16 +41,17 @@ def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Calla
         backend: ``"inductor"``, or ``"graph"`` for the graph run operation by operation, which is a third faster than
             the program and needs no compiler.
     """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    stand_ins = [_stand_in(tensor, mode) for tensor in inputs]
+    _note(graph, stand_ins)
+    graph = batched(with_fixed_layouts(graph), stand_ins)
     if backend == "graph":
         return lambda: graph
-    mode = FakeTensorMode()
-    for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), inputs, strict=True):
-        node.meta["val"] = _stand_in(tensor, mode)
     segments = segments_of(graph)
     if segments is None:
-        return partial(_compile, graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")])
-    bodies = [body_of(segment) for segment in segments]
-    return lambda: Outlined(segments, [_compile(*body) for body in bodies])
+        return partial(_compile, graph, stand_ins)
+    bodies = [(segment.is_compiled, *body_of(segment)) for segment in segments]
+    return lambda: Outlined(segments, [_compile(body, like) if compiles else body for compiles, body, like in bodies])
 
 
 def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Function:
@@ -56,13 +59,17 @@ def _compile(graph: GraphModule, examples: Sequence[Tensor]) -> Function:
 
     mode = FakeTensorMode(shape_env=ShapeEnv())  # without which Inductor keeps nothing for another process
     fake: list[Any] = [_stand_in(tensor, mode) for tensor in examples]
-    for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), fake, strict=True):
-        node.meta["val"] = tensor
+    _note(graph, fake)
     with torch.no_grad(), tracing(TracingContext(mode)), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):  # of torch, about itself
             warnings.simplefilter("ignore", category)
-        function: Function = torch._inductor.compile(with_fast_products(graph), fake, options=OPTIONS)
+        function: Function = torch._inductor.compile(with_fast_products(graph, fake), fake, options=OPTIONS)
     return function
+
+
+def _note(graph: GraphModule, stand_ins: Sequence[Tensor]) -> None:
+    for node, tensor in zip(graph.graph.find_nodes(op="placeholder"), stand_ins, strict=True):
+        node.meta["val"] = tensor
 
 
 def _stand_in(tensor: Tensor, mode: FakeTensorMode) -> Tensor:

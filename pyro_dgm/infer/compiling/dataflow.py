@@ -1,10 +1,13 @@
 """A graph read as operations on values, with views, which cost nothing, told apart from what computes."""
 
-__all__ = ["Dataflow", "Operation", "Port", "Value", "View", "device_of", "kind_of", "tensor_of"]
+__all__ = ["Dataflow", "Operation", "Port", "Value", "View", "device_of", "kind_of", "num_outputs", "tensor_of"]
 
+import math
 import operator
 import sys
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -112,6 +115,30 @@ class Dataflow:
         """The inputs and the constants."""
         return [*self.placeholders, *self.constants]
 
+    @cached_property
+    def producers(self) -> dict[Value, int]:
+        """The number of the operation that makes a value."""
+        return {
+            (operation.node, output): number
+            for number, operation in enumerate(self.operations)
+            for output in range(num_outputs(operation.node))
+        }
+
+    @cached_property
+    def last_uses(self) -> dict[Value, float]:
+        """The number of the operation that uses a value last; the graph's own outputs are used for ever."""
+        uses: dict[Value, float] = {
+            port.value: number for number, operation in enumerate(self.operations) for port in operation.ports
+        }
+        uses.update({port.value: math.inf for port in self.outputs if port is not None})
+        return uses
+
+    @cached_property
+    def num_uses(self) -> Counter[Value]:
+        """How often a value is used."""
+        ports = (port for operation in self.operations for port in operation.ports)
+        return Counter(port.value for port in (*ports, *self.outputs) if port is not None)
+
     def port(self, node: Node) -> Port:
         """What a node of the graph stands for."""
         port = self._ports[node]
@@ -161,6 +188,12 @@ def kind_of(value: Value) -> Hashable:
     """Shape, strides, type and device of a value."""
     tensor = tensor_of(value)
     return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
+def num_outputs(node: Node) -> int:
+    """How many tensors an operation returns."""
+    value = node.meta["val"]
+    return 1 if isinstance(value, Tensor) else 0 if value is None else len(value)
 
 
 def tensor_of(value: Value) -> Tensor:

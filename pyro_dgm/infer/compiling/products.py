@@ -2,12 +2,15 @@
 
 __all__ = ["with_fast_products"]
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 from torch.fx import GraphModule, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.library import Library
 
 LEAST = 1_500_000  # multiplications, below which oneDNN's own work outweighs the gain
@@ -15,15 +18,21 @@ NARROWEST = 16  # rows, columns or terms, below which it is slow
 aten = torch.ops.aten
 
 
-def with_fast_products(graph: GraphModule) -> GraphModule:
+def with_fast_products(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     """Puts oneDNN's product in the place of large ones of single precision on the CPU; in the graph itself.
 
     Only for graphs that Inductor compiles. The sums are taken in another order, with the same precision.
+
+    Arguments:
+        graph: whose products are to be fast.
+        inputs: stand-ins for its inputs.
     """
-    for node in list(graph.graph.nodes):
-        factors = _factors(node)
-        if factors is not None and _is_worth_it(*(factor.meta["val"] for factor in factors)) and _is_available():
-            _replace(node, *factors)
+    products = {node: factors for node in graph.graph.nodes if (factors := _factors(node)) is not None}
+    if products and _is_available():
+        FakeTensorProp(graph, detect_fake_mode(inputs)).propagate_dont_convert_inputs(*inputs)
+        for node, factors in products.items():
+            if _is_worth_it(*(factor.meta["val"] for factor in factors)):
+                _replace(node, *factors)
     return graph
 
 

@@ -1,22 +1,23 @@
 """A graph cut into segments, of which those that are alike are one function: a loop's steps compile once."""
 
-__all__ = ["Segment", "segments_of"]
+__all__ = ["Segment", "loops_of", "segments_of"]
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation, Value
+from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation, Value, num_outputs
 from pyro_dgm.infer.compiling.repeats import Repeat, find_repeats
 
 STRIDED = torch.ops.aten.as_strided.default
-LEAST = 1000  # operations that outlining must save to be worth it
+GATHERS = (torch.ops.aten.stack.default, torch.ops.aten.cat.default)
+MANY = 12  # tensors in one, which Inductor would take a kernel each for
+FEW = 15  # operations that are as fast one by one
+LEAST = 500  # operations that outlining must save to be worth it
 LONGEST = 160  # operations in a segment of several units
 
 
@@ -28,13 +29,11 @@ class Segment:
         flow: the operations of the graph.
         starts: where each begins.
         length: how many operations each is.
-        last_uses: the number of the operation that uses a value last; the graph's own outputs are used for ever.
     """
 
     flow: Dataflow
     starts: Sequence[int]
     length: int
-    last_uses: Mapping[Value, float] = field(repr=False)
 
     @cached_property
     def inside(self) -> dict[Value, tuple[int, int]]:
@@ -42,7 +41,7 @@ class Segment:
         found = {}
         for number in range(self.length):
             node = self.operation(number).node
-            for output in range(_num_outputs(node)):
+            for output in range(num_outputs(node)):
                 found[node, output] = number, output
         return found
 
@@ -61,9 +60,9 @@ class Segment:
         """What is used afterwards in any of the stretches: number of the operation, and among its outputs."""
         found = []
         for number in range(self.length):
-            for output in range(_num_outputs(self.operation(number).node)):
+            for output in range(num_outputs(self.operation(number).node)):
                 uses = (
-                    self.last_uses.get((self.operation(number, stretch).node, output), -1) - start
+                    self.flow.last_uses.get((self.operation(number, stretch).node, output), -1) - start
                     for stretch, start in enumerate(self.starts)
                 )
                 if max(uses) >= self.length:
@@ -80,6 +79,14 @@ class Segment:
                 if any(shift):
                     found.setdefault(shift, len(found))
         return found
+
+    @cached_property
+    def is_compiled(self) -> bool:
+        """Whether it is worth the second that any function takes to compile, at the least.
+
+        What puts many tensors into one is not: Inductor would make a kernel for each of them.
+        """
+        return self.length > FEW and not all(_is_gathering(self.operation(number)) for number in range(self.length))
 
     def operation(self, number: int, stretch: int = 0) -> Operation:
         """An operation of a stretch."""
@@ -115,43 +122,34 @@ def segments_of(graph: GraphModule) -> list[Segment] | None:
     operations = flow.operations
     if any(view.target is STRIDED for operation in operations for port in operation.ports for view in port.views):
         return None  # which would be another look at what has become contiguous
-    producers = {
-        (operation.node, output): number
-        for number, operation in enumerate(operations)
-        for output in range(_num_outputs(operation.node))
-    }
-    last_uses = _last_uses(flow)
-    repeats = find_repeats([operation.token for operation in operations])
-    repeats = [found for repeat in repeats for found in _alike(repeat, operations, producers)]
-    unsafe = _unsafe_cuts(operations, producers)
-    repeats = [_in_larger_units(found) for repeat in repeats for found in _between(repeat, unsafe)]
+    unsafe = _unsafe_cuts(flow)
+    repeats = [_in_larger_units(found) for repeat in loops_of(flow) for found in _between(repeat, unsafe)]
     segments: list[Segment] = []
     end = 0
     for repeat in repeats:
-        segments += [Segment(flow, [end], repeat.start - end, last_uses)] if repeat.start > end else []
+        segments += _straight(flow, end, repeat.start, unsafe)
         starts = range(repeat.start, repeat.end, repeat.period)
-        segments.append(Segment(flow, starts, repeat.period, last_uses))
+        segments.append(Segment(flow, starts, repeat.period))
         end = repeat.end
-    segments += [Segment(flow, [end], len(operations) - end, last_uses)] if end < len(operations) else []
+    segments += _straight(flow, end, len(operations), unsafe)
     saved = sum(segment.length * (len(segment.starts) - 1) for segment in segments)
     return segments if saved >= LEAST and not any(map(Segment.mutates_what_moves, segments)) else None
 
 
-def _last_uses(flow: Dataflow) -> dict[Value, float]:
-    uses: dict[Value, float] = {
-        port.value: number for number, operation in enumerate(flow.operations) for port in operation.ports
-    }
-    uses.update({port.value: math.inf for port in flow.outputs if port is not None})
-    return uses
+def loops_of(flow: Dataflow, least: int = 150) -> list[Repeat]:
+    """Where units follow upon each other that are alike, also in what of themselves they take."""
+    repeats = find_repeats([operation.token for operation in flow.operations], least)
+    return [found for repeat in repeats for found in _alike(repeat, flow)]
 
 
-def _alike(repeat: Repeat, operations: Sequence[Operation], producers: Mapping[Value, int]) -> Iterable[Repeat]:
+def _alike(repeat: Repeat, flow: Dataflow) -> Iterable[Repeat]:
     """The longest run of units that take the same from inside themselves, if there are three."""
 
-    def sources(start: int) -> list[int]:
+    def sources(start: int) -> list[tuple[int, int]]:
         unit = range(start, start + repeat.period)
-        found = (producers.get(port.value, -1) for number in unit for port in operations[number].ports)
-        return [number - start if number >= start else -1 for number in found]
+        values = [port.value for number in unit for port in flow.operations[number].ports]
+        made = ((flow.producers.get(value, -1) - start, value[1]) for value in values)
+        return [source if source[0] >= 0 else (-1, 0) for source in made]
 
     starts = range(repeat.start, repeat.end, repeat.period)
     best, begun, before = repeat._replace(number=0), repeat.start, None
@@ -164,6 +162,23 @@ def _alike(repeat: Repeat, operations: Sequence[Operation], producers: Mapping[V
     return [best] if best.number >= 3 else []
 
 
+def _straight(flow: Dataflow, start: int, end: int, unsafe: set[int]) -> Iterable[Segment]:
+    """What is no loop, cut into what gathers tensors and the rest."""
+    gathers = [_is_gathering(operation) for operation in flow.operations[start:end]]
+    begun = start
+    for number in range(start + 1, end):
+        if gathers[number - start] != gathers[number - start - 1] and number not in unsafe:
+            yield Segment(flow, [begun], number - begun)
+            begun = number
+    if end > begun:
+        yield Segment(flow, [begun], end - begun)
+
+
+def _is_gathering(operation: Operation) -> bool:
+    """Whether it puts many tensors into one."""
+    return operation.node.target in GATHERS and len(operation.ports) >= MANY
+
+
 def _in_larger_units(repeat: Repeat) -> Repeat:
     """Several units in one, so that the calls are few, with little left over."""
     most = max(1, min(LONGEST // repeat.period, repeat.number // 3))
@@ -171,17 +186,17 @@ def _in_larger_units(repeat: Repeat) -> Repeat:
     return Repeat(repeat.start, repeat.period * several, repeat.number // several)
 
 
-def _unsafe_cuts(operations: Sequence[Operation], producers: Mapping[Value, int]) -> set[int]:
+def _unsafe_cuts(flow: Dataflow) -> set[int]:
     """Where a value has been computed that is changed in place later.
 
     Results of one function may share memory with each other.
     """
     return {
         cut
-        for number, operation in enumerate(operations)
+        for number, operation in enumerate(flow.operations)
         for value in operation.mutated
-        if value in producers
-        for cut in range(producers[value] + 1, number + 1)
+        if value in flow.producers
+        for cut in range(flow.producers[value] + 1, number + 1)
     }
 
 
@@ -192,11 +207,6 @@ def _between(repeat: Repeat, unsafe: set[int]) -> list[Repeat]:
         if unsafe.isdisjoint(range(moved.start, moved.end + 1, moved.period)):
             return [moved]
     return []
-
-
-def _num_outputs(node: Any) -> int:
-    value = node.meta["val"]
-    return 1 if isinstance(value, Tensor) else 0 if value is None else len(value)
 
 
 def _positions(operation: Operation) -> list[int | None]:
