@@ -9,7 +9,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dgm.infer import SVI
@@ -27,8 +26,10 @@ def factor(rows, columns, is_turned, dtype=torch.float32):
     return drawn.t() if is_turned else drawn
 
 
-def num_replaced(graph: GraphModule) -> int:
-    return len(graph.graph.find_nodes(op="call_function", target=torch.ops.pyro_dgm.linear.default))
+def num_replaced(graph, inputs):
+    with FakeTensorMode() as mode:
+        found = with_fast_products(graph, [mode.from_tensor(tensor) for tensor in inputs])
+    return sum("pyro_dgm.linear" in str(node.target) for node in found.graph.nodes)
 
 
 @needs_mkldnn
@@ -48,7 +49,7 @@ def test_product_is_right_in_every_layout(left_is_turned, right_is_turned, shape
 
     graph = make_fx(work)(*inputs)
     found = prepare(graph, inputs, "inductor")()(*inputs)
-    assert num_replaced(graph) == 3
+    assert num_replaced(graph, inputs) == 3
     a, b, c = (tensor.double() for tensor in inputs)
     # Sums of products of standard normals, which are as large as the root of how many there are.
     for got, expected in zip(found, [a @ b, (c + a @ b).relu(), 2 * (a @ b).t()], strict=True):
@@ -65,20 +66,14 @@ def test_other_products_are_left(shape, dtype):
     rows, terms, columns = shape
     inputs = factor(rows, terms, False, dtype), factor(terms, columns, False, dtype)
     graph = make_fx(torch.mm)(*inputs)
-    before = graph.code
-    with FakeTensorMode() as mode:
-        stand_ins = [mode.from_tensor(tensor) for tensor in inputs]
-    assert with_fast_products(graph, stand_ins).code == before
+    assert num_replaced(graph, inputs) == 0
 
 
 @needs_mkldnn
 def test_scaled_sums_are_left():
     inputs = torch.ones(COLUMNS), factor(ROWS, TERMS, False), factor(TERMS, COLUMNS, False)
     graph = make_fx(lambda c, a, b: torch.addmm(c, a, b, beta=0.5, alpha=2))(*inputs)
-    before = graph.code
-    with FakeTensorMode() as mode:
-        stand_ins = [mode.from_tensor(tensor) for tensor in inputs]
-    assert with_fast_products(graph, stand_ins).code == before
+    assert num_replaced(graph, inputs) == 0
 
 
 class Autoencoder(nn.Module):

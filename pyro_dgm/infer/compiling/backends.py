@@ -27,10 +27,13 @@ OPTIONS = {
     "fallback_random": True,  # the same random numbers as eager
     "reorder_for_peak_memory": False,  # and in the same order
     "size_asserts": False,
+    "memory_planning": True,  # few allocations, which are a good part of a short step
 }
 
 
-def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Callable[[], Function]:
+def prepare(
+    graph: GraphModule, inputs: Sequence[Tensor], backend: str, is_whole: bool = False
+) -> Callable[[], Function]:
     """Returns what makes a function of the inputs that does what the graph does.
 
     It may be called in another thread while this one goes on with the same tensors: it does not touch them.
@@ -40,6 +43,7 @@ def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Calla
         inputs: tensors such as the function will be called with.
         backend: ``"inductor"``, or ``"graph"`` for the graph run operation by operation, which is a third faster than
             the program and needs no compiler.
+        is_whole: make one function of it, whatever is repeated in it.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     stand_ins = [_stand_in(tensor, mode) for tensor in inputs]
@@ -47,7 +51,7 @@ def prepare(graph: GraphModule, inputs: Sequence[Tensor], backend: str) -> Calla
     graph = batched(with_fixed_layouts(graph), stand_ins)
     if backend == "graph":
         return lambda: graph
-    segments = segments_of(graph)
+    segments = None if is_whole else segments_of(graph)
     if segments is None:
         return partial(_compile, graph, stand_ins)
     bodies = [(segment.is_compiled, *body_of(segment)) for segment in segments]

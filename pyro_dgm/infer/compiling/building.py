@@ -53,15 +53,18 @@ class Build:
         inputs: such as it will be called with.
         compiler: how, and whether to wait for the end.
         name: of what is compiled, for those who read along.
+        is_whole: make one function of it, whatever is repeated in it.
     """
 
-    def __init__(self, graph: GraphModule, inputs: Sequence[Tensor], compiler: Compiler, name: str) -> None:
+    def __init__(
+        self, graph: GraphModule, inputs: Sequence[Tensor], compiler: Compiler, name: str, is_whole: bool = False
+    ) -> None:
         self.function: Function | None = None  # as soon as it is there
         self._thread: threading.Thread | None = None
         self.error: Exception | None = None
         is_quiet = compiler.quiet or compiler.backend == "graph"
         try:
-            make = prepare(graph, inputs, compiler.backend)
+            make = prepare(graph, inputs, compiler.backend, is_whole)
         except Exception as error:  # of torch's, like those below
             self.error = error
             return

@@ -2,6 +2,7 @@
 
 __all__ = ["with_fast_products"]
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -19,21 +20,24 @@ aten = torch.ops.aten
 
 
 def with_fast_products(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
-    """Puts oneDNN's product in the place of large ones of single precision on the CPU; in the graph itself.
+    """A graph with oneDNN's product in the place of large ones of single precision on the CPU.
 
     Only for graphs that Inductor compiles. The sums are taken in another order, with the same precision.
 
     Arguments:
-        graph: whose products are to be fast.
+        graph: whose products are to be fast; it is not changed.
         inputs: stand-ins for its inputs.
     """
-    products = {node: factors for node in graph.graph.nodes if (factors := _factors(node)) is not None}
-    if products and _is_available():
-        FakeTensorProp(graph, detect_fake_mode(inputs)).propagate_dont_convert_inputs(*inputs)
-        for node, factors in products.items():
-            if _is_worth_it(*(factor.meta["val"] for factor in factors)):
-                _replace(node, *factors)
-    return graph
+    if not (any(map(_factors, graph.graph.nodes)) and _is_available()):
+        return graph
+    found = GraphModule(graph, copy.deepcopy(graph.graph))
+    FakeTensorProp(found, detect_fake_mode(inputs)).propagate_dont_convert_inputs(*inputs)
+    for node in list(found.graph.nodes):
+        factors = _factors(node)
+        if factors is not None and _is_worth_it(*(factor.meta["val"] for factor in factors)):
+            _replace(node, *factors)
+    found.recompile()
+    return found
 
 
 def _factors(node: Node) -> tuple[Node, Node] | None:

@@ -258,7 +258,7 @@ class CompiledStep:
         if version.chain is None and size > 1:
             version.num_chained = size
             several = chained(graph, len(inputs[0]), size), [*live, *itertools.chain(*inputs[:size])]
-            version.chain = Build(*several, self._compiler, f"{size} steps in one")
+            version.chain = Build(*several, self._compiler, f"{size} steps in one", is_whole=True)
         chain = None if version.chain is None else version.chain.function
         num_in_chains = 0 if chain is None else len(inputs) - len(inputs) % size
         for start in range(0, num_in_chains, size):
