@@ -90,7 +90,7 @@ class VariationalEM:
         self._learned = tuple(learned.values())
         of_the_guide = {id(parameter) for parameter in self._own["guide"]}
         own["guide"].update({name: p for name, p in learned.items() if id(p) not in of_the_guide})
-        options: dict[str, Any] = {"clip_norm": clip_norm, "nonfinite": nonfinite}
+        options: dict[str, Any] = {"clip_norm": clip_norm, "nonfinite": nonfinite, "compile": False}
         e_optim = build_optimizer(_check_factory(optim if guide_optim is None else guide_optim), own["guide"])
         m_optim = build_optimizer(_check_factory(optim), own["model"])
         self._e_step = SVI(model, guide, e_optim, loss, **options)

@@ -84,11 +84,11 @@ class SVI:
         nonfinite: what a NaN or infinite loss or gradient does: ``"raise"``, or ``"skip"`` the step.
         report_every: with annealed programs, ``report`` has the unweighted ELBO of the first step and of every so
             many; each costs about a forward pass.
-        compile: True compiles the step, in a thread while steps go on as written; ``"auto"`` does so where the steps
-            to come would take a minute as written, if it has been told of them (``expect``; ``training.fit`` tells it),
-            or else once half a minute has gone into steps, which is about what it costs; a ``compiling.Compiler`` says
-            how. When the compiled step takes over depends on the machine, and its rounding differs: for runs that
-            repeat bit by bit pass False or ``Compiler(wait=True)``.
+        compile: ``"auto"`` compiles the step, in a thread while steps go on as written, where the steps to come would
+            take a minute as written, if it has been told of them (``expect``; ``training.fit`` tells it), or else once
+            half a minute has gone into steps, which is about what it costs. True does so at once, False never, and a
+            ``compiling.Compiler`` says how. When the compiled step takes over depends on the machine, and its rounding
+            differs: for runs that repeat bit by bit pass False or ``Compiler(wait=True)``.
         group: of ``torch.distributed``: all its processes train the same parameters, which the first of them gives to
             the others, each on data of its own and with noise of its own. Before each update gradients and losses
             become their means, so that every process should scale its loss to all the data. All of them must take the
@@ -127,7 +127,7 @@ class SVI:
         clip_norm: float | None = None,
         nonfinite: str = "raise",
         report_every: int = 100,
-        compile: bool | str | Compiler = False,
+        compile: bool | str | Compiler = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
         if not (isinstance(compile, bool | Compiler) or compile == "auto"):
@@ -160,7 +160,7 @@ class SVI:
         self._processes = None if group is None else Processes(group)
         self._strangers = dict(self._parameters)  # what the processes have not agreed on yet
         self._compiled: CompiledStep | None = None
-        self._cold: set[str] = set()  # kinds of arguments that steps were compiled for where the state was saved
+        self._cold: dict[str, int] = {}  # kinds of arguments that a state has, with their progress
         self._compiler = compile if isinstance(compile, Compiler) else Compiler()
         self._payoff = Payoff(compile if isinstance(compile, bool | str) else True)
 
@@ -317,8 +317,7 @@ class SVI:
 
         The tensors are the live ones, as torch's are: copy them to keep them while training goes on. Which kinds of
         arguments steps have been compiled for is part of it: where it is loaded, steps of these kinds are compiled
-        before the first is taken, so that a run goes on bit by bit as it would have. (The first four steps of a new
-        kind are taken as written, and counted anew.)
+        before the first is taken, so that a run goes on bit by bit as it would have.
         """
         modules = self._modules()
         return {
@@ -329,7 +328,7 @@ class SVI:
             "schedules": [schedule.state_dict() for schedule in self.schedules()],
             "num_steps": self.num_steps,
             "num_skipped": self.num_skipped,
-            "compiled": "" if self._compiled is None else "\n".join(self._compiled.kinds),
+            "compiled": "\n".join(f"{number} {kind}" for kind, number in self._progress().items()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -346,7 +345,12 @@ class SVI:
         self._batch = None
         if self._compiled is not None:
             self._compiled.reset()
-        self._cold = set(state["compiled"].splitlines()) if self._payoff.is_possible else set()
+        lines = (line.partition(" ") for line in state["compiled"].splitlines())
+        self._cold = {kind: int(number) for number, _, kind in lines} if self._payoff.is_possible else {}
+
+    def _progress(self) -> dict[str, int]:
+        """How far steps of each kind are from being compiled; also of those that have not come again since loading."""
+        return {**self._cold, **({} if self._compiled is None else self._compiled.progress)}
 
     def _agree(self) -> bool:
         """Gives all processes the same values of parameters that are new to them."""
@@ -357,17 +361,21 @@ class SVI:
         return True
 
     def _warm_up(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Compiles a step that was compiled where the state was saved: takes it a few times, and takes that back."""
+        """Compiles a step that was compiled where the state was saved: takes it a few times, and takes that back.
+
+        One that was on the way to it is taken as often as it had been.
+        """
         if not self._cold:
             return
         self._compiled = self._compiled or self._make_compiled()
         kind = self._compiled.kind_of(args, kwargs)
         if kind not in self._cold:
             return
-        cold, self._cold = self._cold - {kind}, set()
+        num_taken, cold = self._cold.pop(kind), self._cold
+        self._cold = {}
         generator_state, state = torch.get_rng_state(), copy.deepcopy(self.state_dict())
         try:
-            for _ in range(MOST_WARM_UPS):
+            for _ in range(min(num_taken or MOST_WARM_UPS, MOST_WARM_UPS)):
                 if kind in self._compiled.kinds:
                     break
                 self.step(*args, **kwargs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_dgm.datasets import Batches, Dataset, Split, binarize, fix_binarization
 from pyro_dgm.guides import SigmoidBeliefGuide
 from pyro_dgm.infer import ELBO, IWAE, SVI, Baseline, Relaxation, ReweightedWakeSleep, Term, WakeSleep
+from pyro_dgm.infer.compiling import Compiler
 from pyro_dgm.models import SigmoidBeliefNet
 from pyro_dgm.nn import MLP
 from pyro_dgm.recipes.checks import check_choices, check_counts, check_positive
@@ -38,6 +39,7 @@ class SBNRecipe:
         batch_size: rows of a minibatch.
         epochs: passes through the data.
         patience: epochs without a better validation bound after which training stops; None to train to the end.
+        compile: compile the step, and wait until that is done, so that runs repeat bit by bit.
 
     Raises:
         ValueError: the objective is unknown, or a number out of range.
@@ -54,6 +56,7 @@ class SBNRecipe:
     batch_size: int = 100
     epochs: int = 20
     patience: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, {"objective": tuple(_OBJECTIVES)})
@@ -87,6 +90,8 @@ class SBNRecipe:
         objective = _OBJECTIVES[self.objective](self, features)
         learned = [part.to(device) for part in objective.parts().values()]
         parameters = [p for module in (model, guide, *learned) for p in module.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        compiler = Compiler(wait=True) if self.compile else False
 
         def arguments(split: Split) -> tuple[Tensor, ...]:
             return (split.x,)
@@ -94,7 +99,7 @@ class SBNRecipe:
         return System(
             model=model,
             guide=guide,
-            trainer=SVI(model, guide, torch.optim.Adam(parameters, lr=self.learning_rate), objective),
+            trainer=SVI(model, guide, optimizer, objective, compile=compiler),
             batches=Batches(
                 dataset.train.x, batch_size=self.batch_size, seed=seed, transform=binarize if is_dynamic else None
             ),

@@ -24,6 +24,7 @@ from pyro_dgm.distributions import (
 )
 from pyro_dgm.guides import AmortizedGuide
 from pyro_dgm.infer import SVI
+from pyro_dgm.infer.compiling import Compiler
 from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP, ConvDecoder, ConvEncoder
 from pyro_dgm.recipes.checks import check_choices, check_counts, check_positive
@@ -83,6 +84,7 @@ class VAERecipe:
         batch_size: rows of a minibatch.
         epochs: passes through the data.
         patience: epochs without a better validation bound after which training stops; None to train to the end.
+        compile: compile the step, and wait until that is done, so that runs repeat bit by bit.
 
     Raises:
         ValueError: a choice is unknown, a number out of range, or two settings do not go together.
@@ -118,6 +120,7 @@ class VAERecipe:
     batch_size: int = 100
     epochs: int = 20
     patience: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
@@ -191,9 +194,10 @@ class VAERecipe:
         learned = [part.to(device) for part in objective.parts().values()]
         parameters = [p for module in (model, guide, *learned) for p in module.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        compiler = Compiler(wait=True) if self.compile else False
         if annealing is None:
-            return SVI(model, guide, optimizer, objective)
-        return SVI(annealing(model), annealing(guide), optimizer, objective)
+            return SVI(model, guide, optimizer, objective, compile=compiler)
+        return SVI(annealing(model), annealing(guide), optimizer, objective, compile=compiler)
 
     def _check(self, dataset: Dataset) -> None:
         accepted = {

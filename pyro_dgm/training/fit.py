@@ -81,8 +81,10 @@ def fit(
             mapping of names to floats is reported as it is, averaged over the steps. If it has `report`, what that
             returns is reported too (`Reporting`); if it has `schedules`, training must be long enough for them
             (`Scheduled`), and where its length is not known before, a schedule cut short is warned of at the end; if it
-            has `expect`, it is told of the steps to come (`Expecting`). Steps that are compiled in a thread round
-            otherwise from a moment on that depends on the machine, and are not repeated bit by bit.
+            has `expect`, it is told of the steps to come (`Expecting`). `pyro_dgm.infer.SVI` then compiles its step in
+            a run of more than a minute, unless told otherwise; compiled steps round otherwise, from a moment on that
+            depends on the machine. A run is resumed bit by bit from any checkpoint after that moment; from the first
+            step on it is with ``compile=False``, or a compiler that is waited for.
         data: Batches: tensors (``step(batch)``), tuples or lists (``step(*batch)``), or mappings
             (``step(**batch)``). To be resumed from the middle of an epoch, data either is `Stateful` or gives the
             same batches from the same random state (lists and DataLoaders do). Nothing is moved to a device.

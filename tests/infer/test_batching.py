@@ -68,6 +68,18 @@ def thin_slices(net, x):
     return torch.stack(found).sum()
 
 
+def thin_slices_at_the_end(net, x):
+    y = x.transpose(1, 2).exp()
+    found = [cell(net, y[:, :, t : t + 1].squeeze(-1), y[..., t - 1 : t].squeeze(2)).square() for t in range(1, LENGTH)]
+    return torch.stack(found).sum()
+
+
+def thin_slices_at_the_front(net, x):
+    y = x.transpose(0, 1).exp()
+    found = [cell(net, y[t : t + 1].squeeze(0), y[t - 1]).square().sum() for t in reversed(range(1, len(y)))]
+    return torch.stack(found).sum()
+
+
 def windows(net, x):
     found = [cell(net, x[:, t : t + 2].sum(1), x[:, t + 1]).square().sum() for t in range(x.shape[1] - 1)]
     return torch.stack(found).sum()
@@ -130,7 +142,17 @@ def two_kinds_in_turn(net, x):
 
 
 ALL_AT_ONCE = [apart, backwards, neighbours, thin_slices, several_outputs, two_kinds_in_turn]
-PARTLY = [windows, recurrent, even_ones, noisy, noisy_in_columns, the_same_each_time, in_place]
+PARTLY = [
+    thin_slices_at_the_end,
+    thin_slices_at_the_front,
+    windows,
+    recurrent,
+    even_ones,
+    noisy,
+    noisy_in_columns,
+    the_same_each_time,
+    in_place,
+]
 NOT_AT_ALL = [total_is_read]
 
 

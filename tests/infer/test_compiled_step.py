@@ -805,17 +805,18 @@ def annealed_modules():
         (annealed_modules, adam),
     ],
 )
-def test_a_resumed_run_goes_on_bit_by_bit(make, optim):
-    """After 15 compiled and uncompiled steps, and with steps of another kind among them."""
+@pytest.mark.parametrize("cut", [3, 12, 27])
+def test_a_resumed_run_goes_on_bit_by_bit(make, optim, cut):
+    """Steps of two kinds, of which none, the more common or both have been compiled before the cut."""
     data = [x if number % 5 else x[:3] for number, x in enumerate(batches(40))]
     expected, whole, _ = train(make, GRAPH, optim, data=data)
-    first, svi, _ = train(make, GRAPH, optim, data=data[:27])
+    first, svi, _ = train(make, GRAPH, optim, data=data[:cut])
     state, noise = copy.deepcopy(svi.state_dict()), torch.get_rng_state()
     assert len(state["compiled"].splitlines()) == 2
     _, other, _ = train(make, GRAPH, copy.deepcopy(optim), data=data[:1])
     other.load_state_dict(state)
     torch.set_rng_state(noise)
-    rest = torch.tensor([other.step(x) for x in data[27:]], dtype=torch.float64)
+    rest = torch.tensor([other.step(x) for x in data[cut:]], dtype=torch.float64)
     assert torch.equal(torch.cat([first, rest]), expected)
     assert other.num_steps == whole.num_steps == 40
     for one, another in zip(other.optimizer.param_groups, whole.optimizer.param_groups, strict=True):

@@ -102,6 +102,22 @@ def test_a_run_that_was_interrupted_ends_bitwise_where_it_would_have(recipe, ste
     assert_equal(*states)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["vae", "sbn-vimco"])
+def test_a_compiled_run_that_was_interrupted_does_too(recipe, small_of, tmp_path):
+    """One that has compiled its step, and seen the smaller last batch of an epoch twice."""
+    settings = small_of(recipe, epochs=3, batch_size=50, compile=True)
+    straight = start_run(recipe, "digits", tmp_path / "straight", settings=settings)
+    straight.train(resume=False, progress=False)
+    crashing = start_run(recipe, "digits", tmp_path / "crashed", settings=settings)
+    crash_after(crashing, 60)
+    resumed = open_run(tmp_path / "crashed")
+    resumed.train(resume=True, progress=False)
+    assert resumed.trainer.compiled.num_compiled == 1
+    states = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("straight", "crashed"))
+    assert_equal(*states)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_trained_evaluated_and_gone_on_with(name, small_of, folder):
     data = "ring" if name == "mixture-em" else "digits"

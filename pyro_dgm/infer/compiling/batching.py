@@ -17,8 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 
-from pyro_dgm.infer.compiling.bodies import view_of
-from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation, Port, Value, View
+from pyro_dgm.infer.compiling.bodies import looked_at, view_of
+from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation, Port, Value, View, placed
 from pyro_dgm.infer.compiling.dependences import Group, Loop, Sum
 from pyro_dgm.infer.compiling.segments import loops_of
 
@@ -94,6 +94,7 @@ class _Run:
     def __init__(self, flow: Dataflow, loops: Sequence[Loop]) -> None:
         self._flow, self._loops = flow, {loop.starts[0]: loop for loop in loops}
         self._values: dict[Value, Tensor | Part] = {}
+        self._cut: dict[Value, Tensor] = {}
 
     def __call__(self, *inputs: Tensor) -> list[Any]:
         """The graph's outputs."""
@@ -114,12 +115,14 @@ class _Run:
     def value(self, value: Value) -> Tensor:
         """One value; a part is cut out when first asked for."""
         found = self._values[value]
-        if isinstance(found, Part):
-            found = self._values[value] = found.whole.select(0, found.row)
-        return found
+        if not isinstance(found, Part):
+            return found
+        if value not in self._cut:
+            self._cut[value] = found.whole.select(0, found.row)
+        return self._cut[value]
 
     def _seen(self, port: Port) -> Tensor:
-        return _looked_at(self.value(port.value), port.views)
+        return looked_at(self.value(port.value), port.views)
 
     def _do(self, operation: Operation) -> None:
         for output, tensor in enumerate(_done(operation, [self._seen(port) for port in operation.ports])):
@@ -163,7 +166,7 @@ class _Run:
         if is_same and not any(map(any, shifts[1:])) and _is_single(view) and _step(shift):
             assert view.position is not None
             rows = _rows(self.value(values[0]), view.args[0], view.position, _step(shift), loop.num_rounds)
-            rows = rows.unsqueeze(view.args[0] % (rows.dim() - 1) + 1) if view.target is aten.slice.Tensor else rows
+            rows = rows.unsqueeze(view.args[0] % rows.dim() + 1) if view.target is aten.slice.Tensor else rows
             return False, torch.vmap(partial(_reshaped, views=ports[0].views[1:]))(rows)
         return False, torch.stack([self._seen(each) for each in ports])
 
@@ -267,18 +270,9 @@ def _done(operation: Operation, tensors: Sequence[Tensor]) -> list[Tensor]:
     given = iter(tensors)
     args, kwargs = map_arg((operation.args, dict(operation.node.kwargs)), lambda _: next(given))
     if operation.position is not None:
-        gradient, sizes, dim, _, *rest = args
-        end = [operation.position + rest[0], rest[1]] if rest else []
-        args = (gradient, sizes, dim, operation.position, *end)
+        args = placed(args, operation.position)
     found = operation.node.target(*args, **kwargs)  # type: ignore[operator]
     return [] if found is None else [found] if isinstance(found, Tensor) else list(found)
-
-
-def _looked_at(tensor: Tensor, views: Sequence[View]) -> Tensor:
-    for view in views:
-        target, args = view_of(view)
-        tensor = target(tensor, *args, **dict(view.kwargs))
-    return tensor
 
 
 def _reshaped(tensor: Tensor, views: Sequence[View]) -> Tensor:

@@ -1,6 +1,6 @@
 """The graph of a segment, which stands for all stretches of operations that are like it."""
 
-__all__ = ["body_of", "view_of"]
+__all__ = ["body_of", "looked_at", "view_of"]
 
 import operator
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from pyro_dgm.infer.compiling.dataflow import Operation, Port, View, device_of, tensor_of
+from pyro_dgm.infer.compiling.dataflow import Operation, Port, View, device_of, placed, tensor_of
 from pyro_dgm.infer.compiling.segments import Segment
 
 aten = torch.ops.aten
@@ -38,6 +38,14 @@ def view_of(view: View) -> tuple[Any, tuple[Any, ...]]:
         dim, _, length, step = view.args
         return view.target, (dim, view.position, view.position + length, step)
     return view.target, view.args
+
+
+def looked_at(tensor: Tensor, views: Sequence[View]) -> Tensor:
+    """A tensor through views."""
+    for view in views:
+        target, args = view_of(view)
+        tensor = target(tensor, *args, **dict(view.kwargs))
+    return tensor
 
 
 class _Body:
@@ -105,10 +113,9 @@ class _Body:
 
     def _derivative(self, target: Any, args: Sequence[Any], position: int, shift: Shift) -> Node:
         """Of ``select`` and ``slice``: zeros, with the gradient at a position."""
-        gradient, sizes, dim, _, *rest = args
         if not any(shift):
-            end = [position + rest[0], rest[1]] if rest else []
-            return self._call(target, gradient, sizes, dim, position, *end)
+            return self._call(target, *placed(args, position))
+        gradient, sizes, dim, _, *rest = args
         if not rest:
             gradient = self._call(aten.unsqueeze.default, gradient, dim)
         length = rest[0] if rest else 1

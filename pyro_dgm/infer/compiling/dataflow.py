@@ -1,6 +1,17 @@
 """A graph read as operations on values, with views, which cost nothing, told apart from what computes."""
 
-__all__ = ["Dataflow", "Operation", "Port", "Value", "View", "device_of", "kind_of", "num_outputs", "tensor_of"]
+__all__ = [
+    "Dataflow",
+    "Operation",
+    "Port",
+    "Value",
+    "View",
+    "device_of",
+    "kind_of",
+    "num_outputs",
+    "placed",
+    "tensor_of",
+]
 
 import math
 import operator
@@ -194,6 +205,12 @@ def num_outputs(node: Node) -> int:
     """How many tensors an operation returns."""
     value = node.meta["val"]
     return 1 if isinstance(value, Tensor) else 0 if value is None else len(value)
+
+
+def placed(args: Sequence[Any], position: int) -> list[Any]:
+    """The arguments of a derivative of ``select`` or ``slice`` with a position in its place."""
+    gradient, sizes, dim, _, *rest = args
+    return [gradient, sizes, dim, position, *([position + rest[0], rest[1]] if rest else [])]
 
 
 def tensor_of(value: Value) -> Tensor:

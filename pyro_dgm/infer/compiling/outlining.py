@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_dgm.infer.compiling.bodies import view_of
+from pyro_dgm.infer.compiling.bodies import looked_at
 from pyro_dgm.infer.compiling.dataflow import device_of
 from pyro_dgm.infer.compiling.segments import Segment
 
@@ -77,11 +77,4 @@ class Outlined:
             for place in used_up:
                 kept[place] = None
         self._is_first = False
-        return [None if output is None else _seen(kept[output[0]], output[1]) for output in self._outputs]
-
-
-def _seen(tensor: Tensor, views: Sequence[Any]) -> Tensor:
-    for view in views:
-        target, args = view_of(view)
-        tensor = target(tensor, *args, **dict(view.kwargs))
-    return tensor
+        return [None if output is None else looked_at(kept[output[0]], output[1]) for output in self._outputs]

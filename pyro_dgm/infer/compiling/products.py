@@ -58,8 +58,10 @@ def _replace(node: Node, left: Node, right: Node) -> None:
     graph, (a, b) = node.graph, (left.meta["val"], right.meta["val"])
     with graph.inserting_before(node):
         turned = graph.call_function(aten.t.default, (right,))
-        # oneDNN wants the terms of its first factor together: else it is transposed first, of the two the smaller.
-        if a.stride(1) == 1 or (b.stride(0) != 1 and a.numel() <= b.numel()):
+        # oneDNN wants the terms of its first factor side by side, and else transposes it; the factors may change places,
+        # but then the product is transposed.
+        cost = 0 if a.stride(1) == 1 else a.numel()
+        if cost <= (0 if b.stride(0) == 1 else b.numel()) + len(a) * b.shape[1]:
             product = graph.call_function(torch.ops.pyro_dgm.linear.default, (left, turned))
         else:
             product = graph.call_function(torch.ops.pyro_dgm.linear.default, (turned, left))
