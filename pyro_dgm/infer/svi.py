@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from pyro_dgm.infer.annealing import annealings_of
 from pyro_dgm.infer.compiling import CompiledStep, Compiler, Payoff
+from pyro_dgm.infer.compiling.capture import same_noise_afterwards
 from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.nonfinite import has_diverged, nonfinite_sites
 from pyro_dgm.infer.optimizers import (
@@ -316,8 +317,9 @@ class SVI:
         """Everything a step depends on but the data and torch's generator: tensors and plain values.
 
         The tensors are the live ones, as torch's are: copy them to keep them while training goes on. Which kinds of
-        arguments steps have been compiled for is part of it: where it is loaded, steps of these kinds are compiled
-        before the first is taken, so that a run goes on bit by bit as it would have.
+        arguments steps have been compiled for, or refused, or are on the way to it, is part of it: where it is loaded,
+        the first step of each kind is preceded by what is needed for that, so that a run goes on bit by bit as it would
+        have; docs/compiling.md names the exceptions.
         """
         modules = self._modules()
         return {
@@ -339,17 +341,18 @@ class SVI:
         """
         state = {"compiled": "", **state}
         check_state(self.state_dict(), state)
+        lines = (line.partition(" ") for line in state["compiled"].splitlines())
+        progress = {kind: int(number) for number, _, kind in lines}
         self._write(state)
         # copied, since torch would go on to write into it
         load_optimizer_state(self._optim, self.optimizer, copy.deepcopy(state["optimizer"]))
         self._batch = None
         if self._compiled is not None:
             self._compiled.reset()
-        lines = (line.partition(" ") for line in state["compiled"].splitlines())
-        self._cold = {kind: int(number) for number, _, kind in lines} if self._payoff.is_possible else {}
+        self._cold = progress if self._payoff.is_possible else {}
 
     def _progress(self) -> dict[str, int]:
-        """How far steps of each kind are from being compiled; also of those that have not come again since loading."""
+        """As ``CompiledStep`` has it, with the kinds that have not come again since loading."""
         return {**self._cold, **({} if self._compiled is None else self._compiled.progress)}
 
     def _agree(self) -> bool:
@@ -363,7 +366,7 @@ class SVI:
     def _warm_up(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Compiles a step that was compiled where the state was saved: takes it a few times, and takes that back.
 
-        One that was on the way to it is taken as often as it had been.
+        One that was on the way to it is taken as often as it had been; one that was refused is refused again.
         """
         if not self._cold:
             return
@@ -371,15 +374,19 @@ class SVI:
         kind = self._compiled.kind_of(args, kwargs)
         if kind not in self._cold:
             return
-        num_taken, cold = self._cold.pop(kind), self._cold
-        self._cold = {}
+        num_taken = self._cold.pop(kind)
+        if num_taken < 0:
+            self._compiled.refuse(args, kwargs)
+            return
+        cold, self._cold = self._cold, {}
         generator_state, state = torch.get_rng_state(), copy.deepcopy(self.state_dict())
         try:
-            for _ in range(min(num_taken or MOST_WARM_UPS, MOST_WARM_UPS)):
-                if kind in self._compiled.kinds:
-                    break
-                self.step(*args, **kwargs)
-                self._compiled.wait()
+            with same_noise_afterwards():
+                for _ in range(min(num_taken or MOST_WARM_UPS, MOST_WARM_UPS)):
+                    if kind in self._compiled.kinds:
+                        break
+                    self.step(*args, **kwargs)
+                    self._compiled.wait()
         except NonFiniteError:
             pass  # if this happens without the warm-up it will be raised again
         finally:

@@ -7,6 +7,7 @@ in ``test_inductor.py``.
 
 import copy
 import functools
+import math
 import random
 import warnings
 
@@ -821,6 +822,35 @@ def test_a_resumed_run_goes_on_bit_by_bit(make, optim, cut):
     assert other.num_steps == whole.num_steps == 40
     for one, another in zip(other.optimizer.param_groups, whole.optimizer.param_groups, strict=True):
         torch.testing.assert_close(one["params"], another["params"], rtol=0.0, atol=0.0)
+
+
+def test_a_resumed_run_refuses_what_was_refused_without_a_step_more():
+    """Steps that are taken back cannot take back what a program counts, or the numbers it draws from NumPy."""
+    counted = []
+
+    def model(x):
+        counted.append(len(x))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("loc", torch.zeros(())), 1), obs=x[:, 0])
+
+    def guide(x):
+        pass
+
+    def trainer():
+        return SVI(model, guide, adam, Trace_ELBO(), compile=GRAPH)
+
+    first = trainer()
+    with pytest.warns(RuntimeWarning, match="own Python state"):
+        assert all(math.isfinite(first.step(x)) for x in batches(8))
+    state = copy.deepcopy(first.state_dict())
+    other = trainer()
+    other.step(batches(1)[0])
+    other.load_state_dict(state)
+    counted.clear()
+    for x in batches(3):
+        other.step(x)
+    assert len(counted) == 3
+    assert other.state_dict()["compiled"] == state["compiled"]
 
 
 def test_a_warm_up_that_is_broken_off_changes_nothing():

@@ -3,8 +3,8 @@
 __all__ = ["batched"]
 
 import itertools
-import warnings
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 
-from pyro_dgm.infer.compiling.bodies import looked_at, view_of
+from pyro_dgm.infer.compiling.bodies import looked_at
 from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation, Port, Value, View, placed
 from pyro_dgm.infer.compiling.dependences import Group, Loop, Sum
 from pyro_dgm.infer.compiling.segments import loops_of
@@ -46,14 +46,12 @@ def batched(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         return graph
     loops = [Loop(flow, repeat) for repeat in loops_of(flow, LEAST)]
     loops = [loop for loop in loops if loop.is_safe and loop.groups]
-    if not loops:
+    if not loops or flow.looks_at_memory:
         return graph
-    mode = detect_fake_mode(inputs)
     try:
-        with torch.no_grad(), tracing(TracingContext(mode)), warnings.catch_warnings():
-            warnings.filterwarnings("error", message="There is a performance drop")  # vmap, doing round by round
+        with torch.no_grad(), tracing(TracingContext(detect_fake_mode(inputs))), _without_going_round_by_round():
             found = make_fx(_Run(flow, loops))(*inputs)
-    except (RuntimeError, NotImplementedError, UserWarning):  # vmap has no rule for something
+    except Exception:  # of torch's, whose vmap has no rule for some operations; the graph is as good as it was
         return graph
     found.graph.set_codegen(CodeGen())
     found.graph.eliminate_dead_code()
@@ -62,6 +60,18 @@ def batched(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
             _move_up(node)
     found.recompile()
     return found
+
+
+@contextmanager
+def _without_going_round_by_round() -> Iterator[None]:
+    """Makes an error of what vmap would do in a loop of its own."""
+    functorch: Any = torch._C._functorch
+    before = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(before)
 
 
 def _move_up(node: Node) -> None:
@@ -122,20 +132,23 @@ class _Run:
         return self._cut[value]
 
     def _seen(self, port: Port) -> Tensor:
-        return looked_at(self.value(port.value), port.views)
+        return _reshaped(self.value(port.value), port.views)
 
     def _do(self, operation: Operation) -> None:
-        for output, tensor in enumerate(_done(operation, [self._seen(port) for port in operation.ports])):
-            self._values[operation.node, output] = tensor
+        look = looked_at if operation.mutated else _reshaped  # what is changed must not be a copy
+        tensors = [look(self.value(port.value), port.views) for port in operation.ports]
+        for output, tensor in enumerate(_done(operation, tensors)):
+            if tensor is not None:
+                self._values[operation.node, output] = tensor
 
     def _do_group(self, loop: Loop, group: Group) -> None:
         if group.is_parallel:
-            self._do_at_once(_Body(loop, group))
+            self._do_at_once(_Round(loop, group))
         else:
             for number, place in itertools.product(range(loop.num_rounds), group.places):
                 self._do(loop.operation(place, number))
 
-    def _do_at_once(self, body: "_Body") -> None:
+    def _do_at_once(self, body: "_Round") -> None:
         loop = body.loop
         inputs = [self._input(loop, place, port) for place, port in body.inputs]
         dims = tuple(None if is_same else 0 for is_same, _ in inputs)
@@ -175,7 +188,7 @@ class _Run:
         pieces = list(_pieces([self._values[value] for value in values]))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _total(self, body: "_Body", each: Sum, total: Tensor, found: dict[Any, Tensor], is_same: bool) -> Tensor:
+    def _total(self, body: "_Round", each: Sum, total: Tensor, found: dict[Any, Tensor], is_same: bool) -> Tensor:
         loop = body.loop
         for place, before in zip(each.places, each.totals, strict=True):
             operation = loop.operation(place)
@@ -193,7 +206,7 @@ class _Run:
         return total
 
 
-class _Body:
+class _Round:
     """What a round does of a group; called with what it takes from elsewhere.
 
     It returns what it has computed, and of terms of sums, which have numbers below 0: the term itself, or the two
@@ -235,7 +248,8 @@ class _Body:
             elif place in self._totals and tensors:
                 found[place, -1] = tensors[0]
             elif place not in self._totals:
-                made.update({(place, output): tensor for output, tensor in enumerate(_done(operation, tensors))})
+                results = enumerate(_done(operation, tensors))
+                made.update({(place, output): tensor for output, tensor in results if tensor is not None})
         found.update(made)
         self.outputs = list(found)
         return list(found.values())
@@ -265,12 +279,12 @@ class _Body:
         return tuple(each.value for each in ports), tuple(each.views for each in ports) if moves else ()
 
 
-def _done(operation: Operation, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of an operation on other tensors."""
+def _done(operation: Operation, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """The outputs of an operation on other tensors; None where it leaves one out."""
     given = iter(tensors)
     args, kwargs = map_arg((operation.args, dict(operation.node.kwargs)), lambda _: next(given))
     if operation.position is not None:
-        args = placed(args, operation.position)
+        args = tuple(placed(args, operation.position))
     found = operation.node.target(*args, **kwargs)  # type: ignore[operator]
     return [] if found is None else [found] if isinstance(found, Tensor) else list(found)
 
@@ -278,9 +292,8 @@ def _done(operation: Operation, tensors: Sequence[Tensor]) -> list[Tensor]:
 def _reshaped(tensor: Tensor, views: Sequence[View]) -> Tensor:
     """The same, or a copy where rows of rounds lie in such a way that there is no such view."""
     for view in views:
-        target, args = view_of(view)
-        target = torch.reshape if target is aten.view.default else target
-        tensor = target(tensor, *args, **dict(view.kwargs))
+        is_shape = view.target is aten.view.default
+        tensor = tensor.reshape(view.args[0]) if is_shape else looked_at(tensor, [view])
     return tensor
 
 

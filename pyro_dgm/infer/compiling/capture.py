@@ -1,6 +1,6 @@
 """One step as a graph: everything the program does to tensors, and nothing it does in Python."""
 
-__all__ = ["Capture", "capture"]
+__all__ = ["Capture", "capture", "same_noise_afterwards"]
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ def capture(work: Callable[..., Sequence[Tensor]], live: Sequence[Tensor], batch
             return list(work(*tensors[len(live) :]))
 
     shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))  # or one is made for each node
-    with _undone(live), torch.no_grad(), torch.random.fork_rng(), _same_noise_afterwards(), shapes:
+    with _undone(live), torch.no_grad(), torch.random.fork_rng(), same_noise_afterwards(), shapes:
         graph = make_fx(step)(*live, *batch)
     _check_shapes(graph)
     literals, outside = _take_from_outside(graph, len(live))
@@ -88,8 +88,8 @@ def _says_no(value: object) -> bool:
 
 
 @contextmanager
-def _same_noise_afterwards() -> Iterator[None]:
-    """Puts Python's and NumPy's generators back, so that a refused step goes on as if it had not been traced."""
+def same_noise_afterwards() -> Iterator[None]:
+    """Puts Python's and NumPy's generators back, so that what follows goes on as if this had not been."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one that programs draw from
     try:
         yield

@@ -126,6 +126,12 @@ class Dataflow:
         """The inputs and the constants."""
         return [*self.placeholders, *self.constants]
 
+    @property
+    def looks_at_memory(self) -> bool:
+        """Whether something is looked at by its place in memory."""
+        ports = (port for operation in self.operations for port in operation.ports)
+        return any(view.target is aten.as_strided.default for port in ports for view in port.views)
+
     @cached_property
     def producers(self) -> dict[Value, int]:
         """The number of the operation that makes a value."""

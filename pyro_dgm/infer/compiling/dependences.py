@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class Group:
     sums: Sequence[Sum]
 
 
-class Loop(Segment):
+@final
+class Loop:
     """Rounds that follow upon each other, and how their operations depend on one another.
 
     The operations that depend on themselves in an earlier round must wait for it; the others need not, once what they
@@ -71,8 +72,17 @@ class Loop(Segment):
     """
 
     def __init__(self, flow: Dataflow, repeat: Repeat) -> None:
-        super().__init__(flow, range(repeat.start, repeat.end, repeat.period), repeat.period)
+        self.flow, self.starts, self.length = flow, range(repeat.start, repeat.end, repeat.period), repeat.period
+        self._rounds = Segment(flow, self.starts, self.length)
         self._known: dict[tuple[int, int], set[Use]] = {}
+
+    def operation(self, place: int, number: int = 0) -> Operation:
+        """An operation of a round."""
+        return self._rounds.operation(place, number)
+
+    def shift(self, place: int, number: int) -> tuple[int, ...]:
+        """How one of the positions in an operation differs from that in the first round, in every round."""
+        return self._rounds.shift(place, number)
 
     @property
     def num_rounds(self) -> int:
@@ -241,8 +251,8 @@ class Loop(Segment):
         """The port at which an addition takes the sum so far, from so many rounds ago."""
         operation = self.operation(place)
         is_addition = operation.node.target in (aten.add.Tensor, aten.sub.Tensor) and not operation.node.kwargs
-        if not is_addition or len(operation.ports) != 2:
-            return None
+        if not is_addition or len(operation.ports) != 2 or not operation.node.meta["val"].dtype.is_floating_point:
+            return None  # sums of booleans and small integers come out otherwise if taken at once
         ports = range(1 if operation.node.target is aten.sub.Tensor else 2)
         rounds = range(distance, self.num_rounds)
         found = [
@@ -267,7 +277,7 @@ class Loop(Segment):
         if self.operation(place).node.target not in PRODUCTS:
             return self.moves(place)
         ports = range(len(self.operation(place).ports))
-        return is_term or any(len(set(self.values(place, port))) == 1 for port in ports)
+        return is_term or any(len(set(self._rounds.values(place, port))) == 1 for port in ports)
 
 
 def _after(level: int, is_close: bool, is_parallel: bool) -> int:

@@ -28,7 +28,7 @@ def with_fast_products(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphMod
         graph: whose products are to be fast; it is not changed.
         inputs: stand-ins for its inputs.
     """
-    if not (any(map(_factors, graph.graph.nodes)) and _is_available()):
+    if not (any(map(_factors, graph.graph.nodes)) and _is_registered()):
         return graph
     found = GraphModule(graph, copy.deepcopy(graph.graph))
     FakeTensorProp(found, detect_fake_mode(inputs)).propagate_dont_convert_inputs(*inputs)
@@ -58,8 +58,8 @@ def _replace(node: Node, left: Node, right: Node) -> None:
     graph, (a, b) = node.graph, (left.meta["val"], right.meta["val"])
     with graph.inserting_before(node):
         turned = graph.call_function(aten.t.default, (right,))
-        # oneDNN wants the terms of its first factor side by side, and else transposes it; the factors may change places,
-        # but then the product is transposed.
+        # oneDNN wants the terms of its first factor side by side, and else transposes it. The factors may change
+        # places, but then the product is transposed.
         cost = 0 if a.stride(1) == 1 else a.numel()
         if cost <= (0 if b.stride(0) == 1 else b.numel()) + len(a) * b.shape[1]:
             product = graph.call_function(torch.ops.pyro_dgm.linear.default, (left, turned))
@@ -78,8 +78,8 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @cache
-def _is_available() -> bool:
-    """Whether there is oneDNN here, in a form that Inductor can call; makes an operation of it."""
+def _is_registered() -> bool:
+    """Makes an operation of oneDNN's product that Inductor can call; whether that could be done."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:

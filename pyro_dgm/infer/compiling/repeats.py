@@ -36,7 +36,7 @@ class Repeat(NamedTuple):
         return self.period * (self.number - 1)
 
 
-def find_repeats(tokens: Sequence[Hashable], least: int = 300) -> list[Repeat]:
+def find_repeats(tokens: Sequence[Hashable], least: int) -> list[Repeat]:
     """Finds units that follow upon themselves, without overlaps, those that save most first; returned in order.
 
     Arguments:

@@ -13,7 +13,6 @@ from torch.fx import GraphModule
 from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation, Value, num_outputs
 from pyro_dgm.infer.compiling.repeats import Repeat, find_repeats
 
-STRIDED = torch.ops.aten.as_strided.default
 GATHERS = (torch.ops.aten.stack.default, torch.ops.aten.cat.default)
 MANY = 12  # tensors in one, which Inductor would take a kernel each for
 FEW = 15  # operations that are as fast one by one
@@ -120,8 +119,8 @@ def segments_of(graph: GraphModule) -> list[Segment] | None:
     except NotImplementedError:
         return None
     operations = flow.operations
-    if any(view.target is STRIDED for operation in operations for port in operation.ports for view in port.views):
-        return None  # which would be another look at what has become contiguous
+    if flow.looks_at_memory:  # of which some has become contiguous
+        return None
     unsafe = _unsafe_cuts(flow)
     repeats = [_in_larger_units(found) for repeat in loops_of(flow) for found in _between(repeat, unsafe)]
     segments: list[Segment] = []

@@ -7,7 +7,6 @@ import itertools
 import math
 import operator
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -72,8 +71,7 @@ class CompiledStep:
     ) -> None:
         self._work, self._roots, self._optimizer = work, roots, optimizer
         self._clip_norm, self._compiler, self._with_update = clip_norm, compiler, with_update
-        self._uses: dict[Any, int] = {}  # steps observed
-        self._seen: Counter[Any] = Counter()  # steps asked for
+        self._uses: dict[Any, int] = {}  # steps taken as written
         self._versions: dict[Any, list[Version]] = {}
         self._refusals: dict[Any, str] = {}
         self._lifted: dict[Key, tuple[dict[str, Any], str]] = {}
@@ -103,8 +101,13 @@ class CompiledStep:
 
     @property
     def progress(self) -> dict[str, int]:
-        """How many steps of each kind have been taken on the way to one that is compiled; 0 where it is."""
-        return {**{str(key): number for key, number in self._seen.items()}, **dict.fromkeys(self.kinds, 0)}
+        """How many steps of each kind have been taken as written; 0 for compiled kinds, and -1 for refused ones."""
+        found = {str(key): number for key, number in self._uses.items()}
+        return {**found, **dict.fromkeys(self.kinds, 0), **dict.fromkeys(map(str, self._refusals), -1)}
+
+    def refuse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Takes steps of some arguments as written from now on, because they were in the run that is gone on with."""
+        self._refusals[self._key(args, kwargs)[0]] = "it was taken as written before the state was saved"
 
     def kind_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The kind of some arguments: shapes, types, what is no tensor, and torch's modes."""
@@ -121,7 +124,6 @@ class CompiledStep:
     def reset(self) -> None:
         """Forgets everything compiled, as when parameters were born."""
         self._uses.clear()
-        self._seen.clear()
         self._versions.clear()
         self._refusals.clear()
 
@@ -133,7 +135,6 @@ class CompiledStep:
         key, tensors = self._key(args, kwargs)
         if key is None or key in self._refusals:
             return None
-        self._seen[key] += 1
         version = self._current(key)
         if version is None or not version.is_watched:
             return None
