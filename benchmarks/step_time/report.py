@@ -96,9 +96,9 @@ def _compiling(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         "Seconds that the first steps take beyond their usual time, which is what compiling costs. Cold is with "
         "Inductor's cache empty, warm with the files of the cold run and nothing of Inductor's in memory, as in a "
         "second process; for the smallest models the latter has the compiling of several steps in one besides, which "
-        "the cold run does not do. The first task's also have what is done once in a process; the C++ headers that Inductor "
-        "compiles once on a machine may have been there. The steps after which our compiling has paid for itself are "
-        "against stock Pyro, by single compiled steps:",
+        "the cold run does not do. The first task's also have what is done once in a process; the C++ headers that "
+        "Inductor compiles once on a machine may have been there. The steps after which our compiling has paid for "
+        "itself are against stock Pyro, by single compiled steps:",
         "",
         *markdown_table(["task", *heads], table),
     ]
