@@ -127,8 +127,8 @@ class DeepMarkov(nn.Module):
 
 def deep_markov_model():
     net = DeepMarkov()
-    data = torch.bernoulli(torch.full((STEPS, 4, 5, 3), 0.5))
-    mask = torch.arange(5) < torch.tensor([[5], [3], [4], [2]])
+    data = torch.bernoulli(torch.full((STEPS, 4, 16, 3), 0.5))
+    mask = torch.arange(16) < torch.tensor([[16], [3], [4], [12]])
 
     def batch(step):
         return (data[step], mask, 0.1 + 0.03 * step), {}

@@ -48,8 +48,10 @@ def batched(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     loops = [loop for loop in loops if loop.is_safe and loop.groups]
     if not loops or flow.looks_at_memory:
         return graph
-    try:
-        with torch.no_grad(), tracing(TracingContext(detect_fake_mode(inputs))), _without_going_round_by_round():
+    mode = detect_fake_mode(inputs)
+    assert mode is not None
+    try:  # in the mode, so that what is made from nothing, noise among it, is a stand-in as well
+        with mode, torch.no_grad(), tracing(TracingContext(mode)), _without_going_round_by_round():
             found = make_fx(_Run(flow, loops))(*inputs)
     except Exception:  # of torch's, whose vmap has no rule for some operations; the graph is as good as it was
         return graph

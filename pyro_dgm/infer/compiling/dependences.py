@@ -10,8 +10,6 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pyro_dgm.infer.compiling.dataflow import Dataflow, Operation
 from pyro_dgm.infer.compiling.repeats import Repeat
@@ -207,6 +205,9 @@ class Loop:
     @cached_property
     def _circles(self) -> list[set[int]]:
         """Sets of operations that depend on one another, or single ones; after those that they use."""
+        from scipy.sparse import coo_array  # which changes the filters of warnings
+        from scipy.sparse.csgraph import connected_components
+
         edges = [(use.source, place) for place in range(self.length) for use in self._uses[place]]
         rows, columns = np.array(edges, dtype=int).reshape(-1, 2).T
         matrix = coo_array((np.ones(len(edges)), (rows, columns)), shape=(self.length, self.length))
