@@ -39,7 +39,7 @@ def prepare(
     It may be called in another thread while this one goes on with the same tensors: it does not touch them.
 
     Arguments:
-        graph: the graph; its placeholders get notes on their shapes.
+        graph: the graph; its placeholders get notes on their shapes, and noise its order in memory.
         inputs: tensors such as the function will be called with.
         backend: ``"inductor"``, or ``"graph"`` for the graph run operation by operation, which is a third faster than
             the program and needs no compiler.

@@ -17,6 +17,7 @@ GATHERS = (torch.ops.aten.stack.default, torch.ops.aten.cat.default)
 MANY = 12  # tensors in one, which Inductor would take a kernel each for
 FEW = 15  # operations that are as fast one by one
 LEAST = 500  # operations that outlining must save to be worth it
+LEAST_IN_LOOP = 150  # of them that one loop must save
 LONGEST = 160  # operations in a segment of several units
 
 
@@ -122,7 +123,8 @@ def segments_of(graph: GraphModule) -> list[Segment] | None:
     if flow.looks_at_memory:  # of which some has become contiguous
         return None
     unsafe = _unsafe_cuts(flow)
-    repeats = [_in_larger_units(found) for repeat in loops_of(flow) for found in _between(repeat, unsafe)]
+    loops = loops_of(flow, LEAST_IN_LOOP)
+    repeats = [_in_larger_units(found) for repeat in loops for found in _between(repeat, unsafe)]
     segments: list[Segment] = []
     end = 0
     for repeat in repeats:
@@ -135,8 +137,13 @@ def segments_of(graph: GraphModule) -> list[Segment] | None:
     return segments if saved >= LEAST and not any(map(Segment.mutates_what_moves, segments)) else None
 
 
-def loops_of(flow: Dataflow, least: int = 150) -> list[Repeat]:
-    """Where units follow upon each other that are alike, also in what of themselves they take."""
+def loops_of(flow: Dataflow, least: int) -> list[Repeat]:
+    """Where units follow upon each other that are alike, also in what of themselves they take.
+
+    Arguments:
+        flow: the operations of a graph.
+        least: how many operations fewer one unit has than all.
+    """
     repeats = find_repeats([operation.token for operation in flow.operations], least)
     return [found for repeat in repeats for found in _alike(repeat, flow)]
 
