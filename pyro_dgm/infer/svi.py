@@ -4,6 +4,7 @@ __all__ = ["SVI", "NonFiniteError"]
 
 import copy
 import functools
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -330,7 +331,7 @@ class SVI:
             "schedules": [schedule.state_dict() for schedule in self.schedules()],
             "num_steps": self.num_steps,
             "num_skipped": self.num_skipped,
-            "compiled": "\n".join(f"{number} {kind}" for kind, number in self._progress().items()),
+            "compiled": json.dumps(self._progress()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -339,10 +340,9 @@ class SVI:
         Raises:
             ValueError: the state belongs to other programs; nothing has been changed then.
         """
-        state = {"compiled": "", **state}
+        state = {"compiled": "{}", **state}
         check_state(self.state_dict(), state)
-        lines = (line.partition(" ") for line in state["compiled"].splitlines())
-        progress = {kind: int(number) for number, _, kind in lines}
+        progress = json.loads(state["compiled"])
         self._write(state)
         # copied, since torch would go on to write into it
         load_optimizer_state(self._optim, self.optimizer, copy.deepcopy(state["optimizer"]))

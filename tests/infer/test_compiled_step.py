@@ -7,6 +7,7 @@ in ``test_inductor.py``.
 
 import copy
 import functools
+import json
 import math
 import random
 import warnings
@@ -813,7 +814,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(make, optim, cut):
     expected, whole, _ = train(make, GRAPH, optim, data=data)
     first, svi, _ = train(make, GRAPH, optim, data=data[:cut])
     state, noise = copy.deepcopy(svi.state_dict()), torch.get_rng_state()
-    assert len(state["compiled"].splitlines()) == 2
+    assert len(json.loads(state["compiled"])) == 2
     _, other, _ = train(make, GRAPH, copy.deepcopy(optim), data=data[:1])
     other.load_state_dict(state)
     torch.set_rng_state(noise)
@@ -850,6 +851,29 @@ def test_a_resumed_run_refuses_what_was_refused_without_a_step_more():
     for x in batches(3):
         other.step(x)
     assert len(counted) == 3
+    assert other.state_dict()["compiled"] == state["compiled"]
+
+
+def test_a_kind_may_be_named_in_several_lines():
+    """A module among the arguments is part of what makes a kind, and prints itself over several lines."""
+    net = nn.Sequential(nn.Linear(FEATURES, 1), nn.Tanh())
+
+    def model(x, net):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x)[:, 0], 1), obs=x[:, 0])
+
+    def guide(x, net):
+        pass
+
+    svi, other = (SVI(model, guide, adam, Trace_ELBO(), compile=GRAPH) for _ in range(2))
+    data = batches(10)
+    assert all(math.isfinite(svi.step(x, net)) for x in data[:8])
+    state = copy.deepcopy(svi.state_dict())
+    other.step(data[0], net)
+    other.load_state_dict(state)
+    other.step(data[8], net)
+    assert other.compiled.num_compiled == 1  # before that step, as it was in the run
     assert other.state_dict()["compiled"] == state["compiled"]
 
 
