@@ -9,7 +9,8 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.contrib.easyguide import easy_guide
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.distributions import transforms
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal
 from torch import nn
 from torch.distributions import constraints
@@ -82,21 +83,27 @@ class SemiSupervised(nn.Module):
 
 def semi_supervised_vae():
     net = SemiSupervised()
+    guide = config_enumerate(net.guide, "parallel", expand=True)
+    return net.model, guide, TraceEnum_ELBO(max_plate_nesting=1), some_labelled()
+
+
+def semi_supervised_vae_with_sampled_labels():
+    net = SemiSupervised()
+    return net.model, net.guide, TraceGraph_ELBO(), some_labelled()
+
+
+def some_labelled():
     data = torch.bernoulli(torch.full((STEPS, 4, 6), 0.5))
     labels = torch.eye(3)[torch.randint(3, (STEPS, 4))]
-    guide = config_enumerate(net.guide, "parallel", expand=True)
-
-    def batch(step):
-        return (data[step], labels[step]) if step % 3 == 0 else (data[step],), {}
-
-    return net.model, guide, TraceEnum_ELBO(max_plate_nesting=1), batch
+    return lambda step: ((data[step], labels[step]) if step % 3 == 0 else (data[step],), {})
 
 
 class DeepMarkov(nn.Module):
-    """A Markov chain of latents under sequences of several lengths, annealed by ``poutine.scale``."""
+    """A Markov chain of latents under sequences of several lengths, annealed by ``poutine.scale``; IAFs at choice."""
 
-    def __init__(self):
+    def __init__(self, num_iafs=0):
         super().__init__()
+        self.iafs = nn.ModuleList(transforms.affine_autoregressive(2, hidden_dims=[4]) for _ in range(num_iafs))
         self.transition, self.emission = nn.Linear(2, 4), nn.Linear(2, 3)
         self.rnn, self.combine = nn.GRU(3, 5, batch_first=True), nn.Linear(7, 4)
         self.z_0, self.z_q = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
@@ -120,13 +127,18 @@ class DeepMarkov(nn.Module):
         with pyro.plate("sequences", len(x)):
             for t in pyro.markov(range(x.shape[1])):
                 loc, log_scale = self.combine(torch.cat([hidden[:, -1 - t], z], -1)).chunk(2, -1)
+                step = dist.Normal(loc, nn.functional.softplus(log_scale)).to_event(1)
+                flow = dist.TransformedDistribution(step, list(self.iafs)) if self.iafs else step
                 with poutine.scale(scale=annealing):
-                    step = dist.Normal(loc, nn.functional.softplus(log_scale)).mask(mask[:, t : t + 1])
-                    z = pyro.sample(f"z_{t}", step.to_event(1))
+                    z = pyro.sample(f"z_{t}", flow.mask(mask[:, t]))
 
 
-def deep_markov_model():
-    net = DeepMarkov()
+def deep_markov_model_with_iafs():
+    return deep_markov_model(num_iafs=2)
+
+
+def deep_markov_model(num_iafs=0):
+    net = DeepMarkov(num_iafs)
     data = torch.bernoulli(torch.full((STEPS, 4, 16, 3), 0.5))
     mask = torch.arange(16) < torch.tensor([[16], [3], [4], [12]])
 
@@ -175,7 +187,16 @@ def sparse_gamma_def():
     return model, guide, Trace_ELBO(), lambda step: ((x,), {})
 
 
-PROGRAMS = (eight_schools, gaussian_mixture, semi_supervised_vae, deep_markov_model, amortized_lda, sparse_gamma_def)
+PROGRAMS = (
+    eight_schools,
+    gaussian_mixture,
+    semi_supervised_vae,
+    semi_supervised_vae_with_sampled_labels,
+    deep_markov_model,
+    deep_markov_model_with_iafs,
+    amortized_lda,
+    sparse_gamma_def,
+)
 
 
 def losses(make, compile):
@@ -202,3 +223,25 @@ def test_the_losses_are_those_of_the_step_as_written(make):
         found, svi = losses(make, Compiler("graph", wait=True))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert svi.compiled.num_compiled > 0
+
+
+@pytest.mark.slow
+def test_an_order_of_variables_that_is_written_over_is_followed():
+    """The inverse of an autoregressive flow goes through the variables in an order that is part of the graph."""
+    runs = []
+    for compiler in (False, Compiler("graph", wait=True)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        model, guide, loss, batch = deep_markov_model_with_iafs()
+        svi = SVI(model, guide, functools.partial(torch.optim.Adam, lr=0.02), loss, compile=compiler)
+        runs.append([])
+        for step in range(16):
+            if step == 8:
+                for flow in model.__self__.iafs:
+                    other = transforms.affine_autoregressive(2, hidden_dims=[4])
+                    other.arn.permutation.copy_(flow.arn.permutation.flip(0))
+                    flow.arn.permutation.copy_(other.arn.permutation)
+            args, kwargs = batch(step)
+            runs[-1].append(svi.step(*args, **kwargs))
+    assert svi.compiled.num_compiled == 2
+    assert runs[1] == pytest.approx(runs[0], rel=1e-4)

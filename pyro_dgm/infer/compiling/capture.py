@@ -30,12 +30,14 @@ class Capture(NamedTuple):
         live: the tensors that the step was told it works on.
         outside: tensors the program found by itself, taken by reference.
         signature: what two captures of the same program have in common: code and literals.
+        frozen: tensors whose values are part of the graph, and how often they had been written to.
     """
 
     graph: GraphModule
     live: list[Tensor]
     outside: list[Tensor]
     signature: tuple[Any, ...]
+    frozen: list[tuple[Tensor, int]]
 
     def agrees_with(self, other: "Capture") -> bool:
         """Whether another capture of the same step, on other data and noise, came out the same."""
@@ -56,9 +58,10 @@ def capture(work: Callable[..., Sequence[Tensor]], live: Sequence[Tensor], batch
     """
     live = list({id(tensor): tensor for tensor in live}.values())
     batch = [tensor.detach() for tensor in batch]
+    reads = HostReads()
 
     def step(*tensors: Tensor) -> list[Tensor]:
-        with pyro.validation_enabled(False), _no_nan_warnings(), HostReads():
+        with pyro.validation_enabled(False), _no_nan_warnings(), reads:
             return list(work(*tensors[len(live) :]))
 
     shapes = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))  # or one is made for each node
@@ -69,7 +72,7 @@ def capture(work: Callable[..., Sequence[Tensor]], live: Sequence[Tensor], batch
     graph.graph.set_codegen(CodeGen())
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return Capture(graph, live, outside, (graph.code, *literals))
+    return Capture(graph, live, outside, (graph.code, *literals), reads.frozen)
 
 
 @contextmanager

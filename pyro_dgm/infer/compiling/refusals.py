@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
 
 READS = {
@@ -31,6 +32,7 @@ READS = {
     torch.is_nonzero,
 }
 FROM_ARRAYS = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.scalar_tensor}
+AUTOREGRESSIVE = "pyro.distributions.transforms.affine_autoregressive"
 LIBRARIES = ("torch", "pyro", "pyro_dgm", "numpy")
 
 
@@ -44,6 +46,10 @@ class HostReads(TorchFunctionMode):
     Validation and the reports that Pyro makes of its losses are taken out of the step: they are what reads tensors in
     Pyro and torch themselves.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen: list[tuple[Tensor, int]] = []  # what has been read all the same, and how often it was written to
 
     def __torch_function__(
         self,
@@ -67,6 +73,10 @@ class HostReads(TorchFunctionMode):
             return args[0].masked_fill_(
                 args[1].reshape(args[1].shape + (1,) * (args[0].dim() - args[1].dim())), args[2]
             )
+        if func is Tensor.unbind and _goes_through_variables(sys._getframe(1)):
+            self.frozen.append((args[0], args[0]._version))
+            with disable_proxy_modes_tracing():
+                return args[0].tolist()
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **kwargs)
         return func(*args, **kwargs)
@@ -84,6 +94,13 @@ def _read(func: Callable[..., Any], args: Sequence[Any], frame: FrameType) -> An
         f"a step must not read a tensor's values, which would be frozen into it; got Tensor.{func.__name__} at "
         f"{_place()}. Use torch.where or another operation on tensors, or compute it outside of the programs."
     )
+
+
+def _goes_through_variables(frame: FrameType) -> bool:
+    """Whether an inverse of Pyro's goes through a permutation, ``for idx in perm``."""
+    caller = frame.f_back
+    is_loop = frame.f_code.co_name == "__iter__"
+    return is_loop and caller is not None and caller.f_globals.get("__name__") == AUTOREGRESSIVE
 
 
 def _place() -> str:

@@ -292,6 +292,8 @@ class CompiledStep:
         """Whether parameters and optimiser are what the version was made for."""
         if version.kinds and self._kinds() != version.kinds:
             return False
+        if version.capture is not None and any(tensor._version != count for tensor, count in version.capture.frozen):
+            return False
         return (version.update is None or version.update.is_current()) and self._is_stored(version)
 
     def _is_stored(self, version: Version) -> bool:
