@@ -19,7 +19,8 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceGraph_ELBO, TraceMeanFi
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_dgm.distributions import ConditionalDistribution
+from pyro_dgm.distributions import ConditionalDistribution, Flow, StandardNormal
+from pyro_dgm.distributions.transforms import ConditionalTransform, Inverse
 from pyro_dgm.infer import log_weights
 
 Shape = Sequence[int]
@@ -140,11 +141,11 @@ def check_conditional(conditional: ConditionalDistribution, *context_shapes: Sha
     torch.testing.assert_close(double.log_prob(y).float(), log_prob, atol=1e-3, rtol=1e-3)
 
 
-def check_normalised(d: Distribution, points: Tensor, cell: float = 1.0) -> None:
+def check_normalised(d: Distribution, points: Tensor, cell: float = 1.0, atol: float = 1e-4) -> None:
     """The masses at ``points``, all that d can take, or its density on a grid of that ``cell``, sum to one."""
     values = points.reshape(-1, *[1] * len(d.batch_shape), *d.event_shape).expand(-1, *d.batch_shape, *d.event_shape)
     total = (d.log_prob(values).exp() * cell).sum(0)
-    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0.0)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=atol, rtol=0.0)
 
 
 def _spoil(x: Tensor) -> Tensor:
@@ -161,6 +162,143 @@ def _reloaded(module: nn.Module) -> nn.Module:
             parameter += 1.0
     other.load_state_dict(module.state_dict())
     return other
+
+
+# Transforms of flows
+
+
+def check_transform(build: Callable[[int], ConditionalTransform], context_features: int) -> None:
+    """A transform is a bijection whose log-determinant is its Jacobian's, in any context, and a density of mass one.
+
+    Arguments:
+        build: makes a new transform of vectors of that many features.
+        context_features: length of its context.
+    """
+    torch.manual_seed(0)
+    transform = build(3).double()
+    assert (transform.features, transform.context_features) == (3, context_features)
+    with torch.no_grad():
+        for parameter in transform.parameters():  # far from the identity
+            parameter += 0.4 * torch.randn_like(parameter)
+    context = [torch.randn(4, context_features, dtype=torch.float64)] if context_features else []
+    x = torch.randn(5, 4, 3, dtype=torch.float64) * 2
+    check_directions(transform, x, context)
+    check_jacobian(transform, x, context)
+    check_conditioning_on_rows(transform, x, context)
+    check_flow_gradients(transform, context)
+    check_far_points(transform, x, context)
+    check_flow_density(build(2).double(), context_features)
+    single = copy.deepcopy(transform).float()(*[c.float() for c in context])
+    if transform.draws:
+        torch.testing.assert_close(single(x.float()).double(), transform(*context)(x), atol=1e-4, rtol=1e-4)
+
+
+def check_directions(transform: ConditionalTransform, x: Tensor, context: list[Tensor]) -> None:
+    """Forwards and back again is where it began, with the same log-determinant, both cached and afresh."""
+    if not transform.draws:
+        with refuses(NotImplementedError, "one way only"):
+            transform(*context)(x)
+        return
+    bijection = transform(*context)
+    y = bijection(x)
+    log_det = bijection.log_abs_det_jacobian(x, y)
+    assert y.shape == x.shape
+    assert log_det.shape == x.shape[:-1] or log_det.shape == ()
+    assert bijection.inv(y) is x
+    torch.testing.assert_close(transform(*context).log_abs_det_jacobian(x, y), log_det, atol=1e-7, rtol=1e-7)
+    if not transform.scores_any_point:
+        with refuses(NotImplementedError, "one way only"):
+            bijection.inv(y.clone())
+        return
+    afresh = transform(*context)
+    found = afresh.inv(y.detach())
+    torch.testing.assert_close(found, x, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(afresh.log_abs_det_jacobian(found, y), log_det, atol=1e-6, rtol=1e-6)
+    backwards = torch.autograd.functional.jacobian(lambda v: transform(*context).inv(v).sum((0, 1)), y.detach())
+    forwards = torch.autograd.functional.jacobian(lambda v: transform(*context)(v).sum((0, 1)), x)
+    product = forwards.movedim(0, -2) @ backwards.movedim(0, -2)
+    torch.testing.assert_close(product, torch.eye(3, dtype=x.dtype).expand_as(product), atol=1e-6, rtol=1e-6)
+
+
+def check_jacobian(transform: ConditionalTransform, x: Tensor, context: list[Tensor]) -> None:
+    """The log-determinant is that of the Jacobian that autograd finds, at every point."""
+    bijection = transform(*context) if transform.draws else transform(*context).inv
+    jacobian = torch.autograd.functional.jacobian(lambda v: bijection(v).sum((0, 1)), x).movedim(0, -2)
+    log_det = bijection.log_abs_det_jacobian(x, bijection(x)).expand(x.shape[:-1])
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(jacobian)[1], atol=1e-6, rtol=1e-6)
+
+
+def check_conditioning_on_rows(transform: ConditionalTransform, x: Tensor, context: list[Tensor]) -> None:
+    """Every row depends on its own row of the context alone, and does depend on it if it has one."""
+    bijection = transform(*context) if transform.draws else transform(*context).inv
+    y = bijection(x)
+    for row in range(4):
+        other = transform(*[c[row] for c in context])
+        torch.testing.assert_close((other if transform.draws else other.inv)(x[:, row]), y[:, row])
+    same = x[:1, :1].expand(1, 4, 3)
+    spread = bijection(same).std(dim=1).sum()
+    assert bool(spread > 1e-3) == bool(context)
+
+
+def check_flow_gradients(transform: ConditionalTransform, context: list[Tensor]) -> None:
+    """Draws and scores have gradients for every parameter, those of the inverse by finite differences as well."""
+    base = StandardNormal(3).double()
+    flow = Flow(base, [transform])
+    if flow.draws:
+        d = flow(*context)
+        z = d.rsample((6,))
+        (d.log_prob(z) + z.square().sum(-1) + z.prod(-1)).sum().backward()
+        assert_every_parameter_has_a_gradient(transform)
+        transform.zero_grad()
+    if flow.scores_any_point:
+        points = torch.randn(6, *(c.shape[0] for c in context), 3, dtype=torch.float64)
+        parameters = [p for p in transform.parameters() if p.requires_grad]
+
+        def score(*values: Tensor) -> Tensor:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, values, strict=True):
+                    parameter.copy_(value)
+            return flow(*context).log_prob(points).sum()
+
+        score(*[p.detach().clone() for p in parameters]).backward()
+        assert_every_parameter_has_a_gradient(transform) if transform.cheap != "draw" else None
+        start = [p.detach().clone() for p in parameters]
+        for parameter, values in zip(parameters, start, strict=True):
+            direction = torch.randn_like(values)
+            step = 1e-6 * direction
+            ends = []
+            for sign in (1, -1):
+                shifted = [v + sign * step if v is values else v for v in start]
+                ends.append(score(*shifted).item())
+            score(*start)
+            slope = (parameter.grad * direction).sum().item() if parameter.grad is not None else 0.0
+            assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-4)
+    transform.zero_grad()
+
+
+def check_far_points(transform: ConditionalTransform, x: Tensor, context: list[Tensor]) -> None:
+    """Far from the origin values and gradients are finite."""
+    x = (50 * x).requires_grad_()
+    bijection = transform(*context) if transform.draws else transform(*context).inv
+    y = bijection(x)
+    (y.sum() + bijection.log_abs_det_jacobian(x, y).sum()).backward()
+    assert y.isfinite().all()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in transform.parameters())
+    transform.zero_grad()
+
+
+def check_flow_density(transform: ConditionalTransform, context_features: int) -> None:
+    """The density that it makes of a normal has mass one in the plane, one way round or the other."""
+    with torch.no_grad():
+        for parameter in transform.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    flow = Flow(StandardNormal(2).double(), [transform if transform.scores_any_point else Inverse(transform)])
+    context = [0.3 * torch.randn(1, context_features, dtype=torch.float64)] if context_features else []
+    ticks = torch.arange(-10, 10, 0.03, dtype=torch.float64) + 0.015
+    with torch.no_grad():
+        check_normalised(flow(*context), torch.cartesian_prod(ticks, ticks), 0.03**2, atol=2e-3)
 
 
 # Models and guides

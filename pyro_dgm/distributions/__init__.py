@@ -1,5 +1,6 @@
 """Conditional distributions: modules whose ``forward(*context)`` returns a Pyro distribution."""
 
+from pyro_dgm.distributions import transforms
 from pyro_dgm.distributions.autoregressive import AutoregressiveBernoulli, AutoregressiveBernoulliDistribution
 from pyro_dgm.distributions.conditional import ConditionalDistribution
 from pyro_dgm.distributions.discrete import Bernoulli, Categorical, ContinuousBernoulli, OneHotCategorical
@@ -8,6 +9,7 @@ from pyro_dgm.distributions.discretized_logistic import (
     DiscretizedLogisticDistribution,
     DiscretizedLogisticMixture,
 )
+from pyro_dgm.distributions.flow import Flow, FlowPrior
 from pyro_dgm.distributions.normal import DiagonalNormal, FullNormal, Normal
 from pyro_dgm.distributions.priors import LearnableBernoulli, LearnableNormal, StandardNormal, UniformOneHot
 
@@ -22,6 +24,8 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticDistribution",
     "DiscretizedLogisticMixture",
+    "Flow",
+    "FlowPrior",
     "FullNormal",
     "LearnableBernoulli",
     "LearnableNormal",
@@ -29,4 +33,5 @@ __all__ = [
     "OneHotCategorical",
     "StandardNormal",
     "UniformOneHot",
+    "transforms",
 ]

@@ -24,6 +24,11 @@ class ConditionalDistribution(LocalModule):
         """Returns the distribution given the context, its batch shape being the context's leading dimensions."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(*context) -> Distribution")
 
+    @property
+    def scores_any_point(self) -> bool:
+        """Whether its log-density is known at any point, and not only at the last draw."""
+        return True
+
     def check_data(self, x: Tensor) -> None:
         """Raises a ``ValueError`` or ``TypeError`` when x cannot have been drawn from such a distribution.
 
@@ -67,6 +72,13 @@ def check_event_dim(event_dim: int, least: int) -> int:
             "It is 1 for vectors and 3 for images (channels, height, width)."
         )
     return event_dim
+
+
+def check_count(name: str, value: int, least: int, cure: str) -> int:
+    """Returns a number of things if it is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}. {cure}")
+    return value
 
 
 def check_net(net: nn.Module, name: str) -> nn.Module:
