@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dgm.infer import SVI
 from pyro_dgm.infer.compiling import Compiler
 from pyro_dgm.infer.compiling.backends import prepare
-from pyro_dgm.infer.compiling.products import with_fast_products
+from pyro_dgm.infer.compiling.products import _dense_strides, with_fast_products
 
 needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
 ROWS, TERMS, COLUMNS = 96, 160, 112
@@ -29,7 +29,7 @@ def factor(rows, columns, is_turned, dtype=torch.float32):
 def num_replaced(graph, inputs):
     with FakeTensorMode() as mode:
         found = with_fast_products(graph, [mode.from_tensor(tensor) for tensor in inputs])
-    return sum("pyro_dgm.linear" in str(node.target) for node in found.graph.nodes)
+    return sum("pyro_dgm.dense_linear" in str(node.target) for node in found.graph.nodes)
 
 
 @needs_mkldnn
@@ -109,3 +109,22 @@ def test_training_goes_the_same_way():
     # Adam divides a gradient by its own size, and so doubts in its seventh digit grow with the steps.
     assert runs[1] == pytest.approx(runs[0], rel=1e-4)
     assert runs[1][-1] < 0.9 * runs[1][0]
+
+
+@needs_mkldnn
+def test_columns_of_a_wider_matrix_are_laid_out_without_gaps():
+    """Through oneDNN's reference code such a product takes two thousand times as long."""
+    assert _dense_strides([200, 784], [791, 1]) == [784, 1]
+    assert _dense_strides([200, 784], [1, 210]) == [1, 200]
+    assert _dense_strides([1, 784], [1, 1]) == [784, 1]
+    x, first, second = factor(ROWS, TERMS, False), factor(COLUMNS, 80, False), factor(COLUMNS, TERMS, False)
+
+    def work(x, first, second):
+        wide = torch.cat([first.exp(), second.sin()], dim=1)
+        return [x @ wide[:, 80:].t(), wide.relu()]
+
+    graph = make_fx(work)(x, first, second)
+    assert num_replaced(graph, [x, first, second]) == 1
+    found, _ = prepare(graph, [x, first, second], "inductor")()(x, first, second)
+    expected = x.double() @ second.double().sin().t()
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * TERMS**0.5)

@@ -62,9 +62,9 @@ def _replace(node: Node, left: Node, right: Node) -> None:
         # places, but then the product is transposed.
         cost = 0 if a.stride(1) == 1 else a.numel()
         if cost <= (0 if b.stride(0) == 1 else b.numel()) + len(a) * b.shape[1]:
-            product = graph.call_function(torch.ops.pyro_dgm.linear.default, (left, turned))
+            product = graph.call_function(torch.ops.pyro_dgm.dense_linear.default, (left, turned))
         else:
-            product = graph.call_function(torch.ops.pyro_dgm.linear.default, (turned, left))
+            product = graph.call_function(torch.ops.pyro_dgm.dense_linear.default, (turned, left))
             product = graph.call_function(aten.t.default, (product,))
         if node.target is aten.addmm.default:
             product = graph.call_function(aten.add.Tensor, (product, node.args[0]))
@@ -88,19 +88,30 @@ def _is_registered() -> bool:
         from torch._inductor.mkldnn_ir import LinearUnary, _create_output_node
     except ImportError:
         return False
-    library = Library("pyro_dgm", "FRAGMENT")
-    library.define("linear(Tensor x, Tensor weight) -> Tensor")
-    library.impl("linear", _linear, "CPU")
-    torch.library.register_fake("pyro_dgm::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
+    library = Library("pyro_dgm", "FRAGMENT")  # compiled code is cached by this name: another lowering is another name
+    library.define("dense_linear(Tensor x, Tensor weight) -> Tensor")
+    library.impl("dense_linear", _linear, "CPU")
+    torch.library.register_fake("pyro_dgm::dense_linear", lambda x, weight: x.new_empty(len(x), len(weight)))
 
-    @register_lowering(torch.ops.pyro_dgm.linear.default, type_promotion_kind=None)
+    @register_lowering(torch.ops.pyro_dgm.dense_linear.default, type_promotion_kind=None)
     def lowered(x: Any, weight: Any) -> Any:
-        inputs = [ExternKernel.require_stride1(ExternKernel.realize_input(each)) for each in (x, weight)]
+        inputs = []
+        for each in map(ExternKernel.realize_input, (x, weight)):
+            dense = _dense_strides(each.get_size(), each.get_stride())
+            inputs.append(ExternKernel.require_exact_strides(each, dense))
         layout = FixedLayout(x.get_device(), x.get_dtype(), [x.get_size()[0], weight.get_size()[0]])
         return TensorBox.create(_create_output_node(LinearUnary(layout, inputs, [None, "none", [-1], ""])))
 
     _KEPT.append(library)
     return True
+
+
+def _dense_strides(size: Sequence[Any], stride: Sequence[Any]) -> list[Any]:
+    """Strides without gaps, in the order there is: columns of a wider matrix would go through oneDNN's reference code.
+
+    On a matrix of 200 rows of 784 out of 791, that took 330 ms in the place of 0.17.
+    """
+    return [1, size[0]] if stride[0] == 1 and stride[1] != 1 else [size[1], 1]
 
 
 _KEPT: list[Library] = []  # which end with their object
