@@ -59,10 +59,12 @@ class _AnnounceParameters(Messenger):
             return
         value = msg["fn"]()
         if isinstance(value, nn.Parameter):
-            alias = value.detach()
+            alias = value.view_as(value)  # an unconstrained PyroParam is used by this value, with its gradient
             alias.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
             msg["value"] = value = alias
             msg["done"] = True
+        elif getattr(value, "unconstrained", None) is None:  # a parameter that is being made, not read
+            return
         msg["name"] = _free_name(str(msg["name"]), value.unconstrained())
 
 

@@ -169,3 +169,19 @@ def test_global_samples_stand_outside_the_plate():
     assert trace.nodes["net.2.weight"]["cond_indep_stack"] == ()
     again = poutine.trace(model).get_trace(torch.zeros(5, 1))
     assert not torch.equal(trace.nodes["net.0.weight"]["value"], again.nodes["net.0.weight"]["value"])
+
+
+def test_an_unconstrained_pyro_param_is_trained():
+    class Mean(LocalModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = PyroParam(torch.zeros(2))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(self.mean, 1.0).to_event(1), obs=x)
+
+    model = Mean()
+    svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    svi.step(torch.ones(3, 2))
+    torch.testing.assert_close(model.mean.detach(), torch.full((2,), 0.1), atol=1e-5, rtol=0.0)
