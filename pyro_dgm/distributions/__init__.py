@@ -9,9 +9,37 @@ from pyro_dgm.distributions.discretized_logistic import (
     DiscretizedLogisticDistribution,
     DiscretizedLogisticMixture,
 )
+from pyro_dgm.distributions.encoded import Encoded
 from pyro_dgm.distributions.flow import Flow, FlowPrior
-from pyro_dgm.distributions.normal import DiagonalNormal, FullNormal, Normal
+from pyro_dgm.distributions.mixture import (
+    MixtureNormal,
+    MixtureNormalDistribution,
+    MixturePrior,
+    VampPrior,
+    VampPriorDistribution,
+)
+from pyro_dgm.distributions.normal import (
+    DiagonalNormal,
+    FullNormal,
+    LowRankNormal,
+    LowRankNormalDistribution,
+    Normal,
+)
 from pyro_dgm.distributions.priors import LearnableBernoulli, LearnableNormal, StandardNormal, UniformOneHot
+from pyro_dgm.distributions.semi_implicit import SemiImplicit, SemiImplicitDistribution
+from pyro_dgm.distributions.simplex import (
+    Dirichlet,
+    DirichletPrior,
+    StickBreakingDistribution,
+    StickBreakingKumaraswamy,
+    StickBreakingPrior,
+)
+from pyro_dgm.distributions.sphere import (
+    PowerSpherical,
+    PowerSphericalDistribution,
+    SphericalUniform,
+    SphericalUniformDistribution,
+)
 
 __all__ = [
     "AutoregressiveBernoulli",
@@ -21,17 +49,36 @@ __all__ = [
     "ConditionalDistribution",
     "ContinuousBernoulli",
     "DiagonalNormal",
+    "Dirichlet",
+    "DirichletPrior",
     "DiscretizedLogistic",
     "DiscretizedLogisticDistribution",
     "DiscretizedLogisticMixture",
+    "Encoded",
     "Flow",
     "FlowPrior",
     "FullNormal",
     "LearnableBernoulli",
     "LearnableNormal",
+    "LowRankNormal",
+    "LowRankNormalDistribution",
+    "MixtureNormal",
+    "MixtureNormalDistribution",
+    "MixturePrior",
     "Normal",
     "OneHotCategorical",
+    "PowerSpherical",
+    "PowerSphericalDistribution",
+    "SemiImplicit",
+    "SemiImplicitDistribution",
+    "SphericalUniform",
+    "SphericalUniformDistribution",
     "StandardNormal",
+    "StickBreakingDistribution",
+    "StickBreakingKumaraswamy",
+    "StickBreakingPrior",
     "UniformOneHot",
+    "VampPrior",
+    "VampPriorDistribution",
     "transforms",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_dgm.distributions.conditional import ConditionalDistribution, check_conditional, check_net
+from pyro_dgm.distributions.conditional import ConditionalDistribution, check_conditional
 from pyro_dgm.distributions.priors import StandardNormal
 from pyro_dgm.distributions.transforms.conditional import ConditionalTransform, check_transform
 from pyro_dgm.distributions.transforms.stacks import stack
@@ -23,10 +23,10 @@ class Flow(ConditionalDistribution):
 
     .. math:: \log p(x) = \log p_0(u) - \sum_t \log |\det \partial f_t|.
 
-    A guide with an encoder, ``Flow(DiagonalNormal(net_of_h), transforms, net=encoder)``: the encoder makes features h
-    of the context once, and base and transforms are given h. A prior or a density of data, ``Flow(StandardNormal(d),
-    transforms)``: no context. Draws are reparameterised if the base's are; scoring the last draw costs nothing more.
-    There is no mean in closed form, and the KL is estimated from draws.
+    Base and transforms are given the context, its parts side by side; a guide makes it of the data first, by
+    ``Encoded(encoder, Flow(...))``. Without a context it is a prior or a density of data, ``Flow(StandardNormal(d),
+    transforms)``. Draws are reparameterised if the base's are; scoring the last draw costs nothing more. There is no
+    mean in closed form, and the KL is estimated from draws.
 
     References:
         Rezende and Mohamed (2015), Variational Inference with Normalizing Flows, equation 7, arXiv:1505.05770;
@@ -35,10 +35,9 @@ class Flow(ConditionalDistribution):
     Arguments:
         base: gives the distribution of u, over vectors.
         transforms: of ``pyro_dgm.distributions.transforms``, from the base outwards.
-        net: makes the features h of the context; with None h is the context, its parts side by side.
 
     Raises:
-        TypeError: the base is no conditional distribution, a transform none of this library's, or net no network.
+        TypeError: the base is no conditional distribution, or a transform none of this library's.
         ValueError: there is no transform, they are of different lengths, or one goes backwards only amid others that
             go forwards only; at the call, when the base's vectors have another length.
 
@@ -53,7 +52,6 @@ class Flow(ConditionalDistribution):
         self,
         base: ConditionalDistribution,
         transforms: Sequence[ConditionalTransform],
-        net: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.base = check_conditional(base, "the base of a flow")
@@ -61,7 +59,7 @@ class Flow(ConditionalDistribution):
             raise ValueError("a flow needs a transform; got none. Use its base alone, or transforms.Planar(2).")
         lengths = [check_transform(transform).features for transform in transforms]
         if len(set(lengths)) > 1:
-            raise ValueError(f"all transforms of a flow must be of vectors of one length; got {lengths}. Use one.")
+            raise ValueError(f"a flow's transforms must take vectors of one length; got {lengths}. Size them alike.")
         if not (all(t.draws for t in transforms) or all(t.scores_any_point for t in transforms)):
             kinds = [type(transform).__name__ for transform in transforms]
             raise ValueError(
@@ -69,7 +67,6 @@ class Flow(ConditionalDistribution):
                 "other. Turn them the same way round with transforms.Inverse."
             )
         self.transforms = nn.ModuleList(transforms)
-        self.net = None if net is None else check_net(net, "Flow")
         self.features = lengths[0]
 
     @property
@@ -84,10 +81,7 @@ class Flow(ConditionalDistribution):
 
     def forward(self, *context: Tensor) -> Distribution:
         """Returns the flow of batch shape (*batch,) and event shape (features,)."""
-        if self.net is not None:
-            given: tuple[Tensor, ...] = (self.net(*context),)
-        else:
-            given = (concatenate(context),) if context else ()
+        given = (concatenate(context),) if context else ()
         base = self.base(*given)
         if tuple(base.event_shape) != (self.features,):
             raise ValueError(

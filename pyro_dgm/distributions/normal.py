@@ -1,6 +1,6 @@
 """Normal distributions whose parameters a network gives."""
 
-__all__ = ["DiagonalNormal", "FullNormal", "Normal"]
+__all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal", "LowRankNormalDistribution", "Normal"]
 
 import math
 from typing import final
@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from pyro_dgm.distributions.conditional import (
     ConditionalDistribution,
+    check_count,
     check_event_dim,
     check_net,
     split_parameters,
@@ -108,6 +109,83 @@ class FullNormal(ConditionalDistribution):
                 f"{tuple(parameters.shape)}. Size the network with FullNormal.num_parameters(d)."
             )
         return features
+
+
+@final
+class LowRankNormalDistribution(dist.LowRankMultivariateNormal):
+    r"""Pyro's normal with covariance :math:`W W^\top + D`, its density also right where D is small.
+
+    Torch takes the squared distance as the difference of two large numbers, which in float32 costs 0.1 nats at
+    standard deviations of 0.01 and 25 nats at 0.001 (ten features, :math:`W` of order one). Here it is the minimum over
+    the factors m of a sum of squares, which is the same number:
+
+    .. math:: r^\top (W W^\top + D)^{-1} r = \min_m \; (r - W m)^\top D^{-1} (r - W m) + m^\top m.
+
+    Arguments:
+        loc: mean, (*batch, d).
+        cov_factor: W, (*batch, d, rank).
+        cov_diag: the diagonal of D, (*batch, d).
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density, in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        factor, diagonal = self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag
+        r = (value - self.loc).unsqueeze(-1)  # (*, d, 1)
+        m = torch.cholesky_solve((factor / diagonal.unsqueeze(-1)).mT @ r, self._capacitance_tril)  # (*, rank, 1)
+        rest = (r - factor @ m).squeeze(-1)
+        distance = (rest.square() / diagonal).sum(-1) + m.squeeze(-1).square().sum(-1)
+        half_log_det = self._capacitance_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * diagonal.log().sum(-1)
+        return -0.5 * distance - half_log_det - 0.5 * math.log(2 * math.pi) * self.event_shape[0]
+
+
+@final
+class LowRankNormal(ConditionalDistribution):
+    r"""A normal with low-rank plus diagonal covariance, :math:`N(\mu, W W^\top + \mathrm{diag}(\sigma^2))`.
+
+    Between the diagonal and the full covariance: W has d rows and ``rank`` columns. The network gives :math:`\mu`,
+    :math:`\log\sigma` and W row by row; where W is 0 it is the diagonal normal. The cost of a density is that of the
+    diagonal case times the rank, plus rank cubed. The KL to a prior is estimated from draws, unless the prior is
+    multivariate normal, low-rank or full.
+
+    References:
+        Rezende, Mohamed and Wierstra (2014), Stochastic Backpropagation, arXiv:1401.4082 (of rank one); Ong,
+        Nott and Smith (2018), Gaussian Variational Approximation with a Factor Covariance Structure,
+        arXiv:1701.03208.
+
+    Arguments:
+        net: maps the context to (*batch, d (2 + rank)).
+        rank: columns of W, at least 1.
+
+    Raises:
+        TypeError: net is no module.
+        ValueError: rank is not a positive integer; at the call, when the length of the network's output is no multiple
+            of 2 + rank.
+
+    Example:
+        >>> from pyro_dgm.nn import MLP
+        >>> q = LowRankNormal(MLP(784, LowRankNormal.num_parameters(50, rank=3)), rank=3)
+        >>> q(torch.zeros(8, 784)).event_shape
+        torch.Size([50])
+    """
+
+    def __init__(self, net: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.net = check_net(net, "LowRankNormal")
+        self.rank = check_count("the rank of LowRankNormal", rank, 1, "Rank 0 is DiagonalNormal.")
+
+    @staticmethod
+    def num_parameters(features: int, rank: int) -> int:
+        """Length of the network's output for d = ``features``."""
+        return features * (2 + rank)
+
+    def forward(self, *context: Tensor) -> Distribution:
+        """Returns the normal of batch shape (*batch,) and event shape (d,)."""
+        parts = split_parameters(self.net(*context), 2 + self.rank, -1, f"LowRankNormal of rank {self.rank}")
+        loc, log_scale = parts[:2]
+        factor = torch.cat(parts[2:], dim=-1).unflatten(-1, (-1, self.rank))
+        return LowRankNormalDistribution(loc, factor, (2 * log_scale).exp())
 
 
 @final

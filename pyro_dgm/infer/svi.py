@@ -529,11 +529,12 @@ class SVI:
         return {name: module for name, module in pairs.items() if module is not None}
 
     def _module_parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{name}.{key}": parameter
-            for name, module in self._modules().items()
-            for key, parameter in module.named_parameters()
-        }
+        """The modules' parameters by name, each once: model and guide may share some (a VampPrior)."""
+        named: dict[int, tuple[str, nn.Parameter]] = {}
+        for name, module in self._modules().items():
+            for key, parameter in module.named_parameters():
+                named.setdefault(id(parameter), (f"{name}.{key}", parameter))
+        return dict(named.values())
 
     def _zero_grad(self) -> None:
         of_the_store = (parameter for _, parameter in pyro.get_param_store().named_parameters())

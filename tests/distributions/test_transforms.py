@@ -35,8 +35,8 @@ TRANSFORMS = [
     pytest.param(lambda d, c: Householder(d, c, num_reflections=3), id="householder-three"),
     pytest.param(lambda d, c: Sylvester(d, c), id="sylvester-orthogonal"),
     pytest.param(lambda d, c: Sylvester(d, c, num_terms=1), id="sylvester-one-term"),
-    pytest.param(lambda d, c: Sylvester(d, c, kind="householder"), id="sylvester-householder"),
-    pytest.param(lambda d, c: Sylvester(d, c, kind="triangular", reverse=True), id="sylvester-triangular"),
+    pytest.param(lambda d, c: Sylvester(d, c, directions="householder"), id="sylvester-householder"),
+    pytest.param(lambda d, c: Sylvester(d, c, directions="triangular", reverse=True), id="sylvester-triangular"),
     pytest.param(lambda d, c: InverseAutoregressive(d, c, **NARROW), id="iaf"),
     pytest.param(lambda d, c: InverseAutoregressive(d, c, (8, 6), gated=False, reverse=True), id="iaf-affine-deep"),
     pytest.param(lambda d, c: MaskedAutoregressive(d, c, **NARROW), id="maf"),
@@ -76,7 +76,7 @@ def test_the_planar_equation_is_solved_to_rounding_where_it_is_nearly_flat():
 
 def test_a_sylvester_flow_of_one_term_along_an_axis_is_planar():
     torch.manual_seed(0)
-    sylvester = Sylvester(1, kind="triangular").double()
+    sylvester = Sylvester(1, directions="triangular").double()
     nn.init.normal_(sylvester.parts.values)
     bijection = sylvester()
     x = torch.randn(7, 1, dtype=torch.float64)
@@ -164,9 +164,9 @@ class _Foreign(nn.Module):
         (ValueError, ("at least 2", "AffineCoupling", "Planar"), lambda: AffineCoupling(1)),
         (ValueError, ("as wide as the 5 features", "(4,)"), lambda: InverseAutoregressive(5, hidden_features=(4,))),
         (ValueError, ("hidden_features=()",), lambda: MaskedAutoregressive(5, hidden_features=())),
-        (ValueError, ("kind", "'square'"), lambda: Sylvester(4, kind="square")),
+        (ValueError, ("directions", "'square'"), lambda: Sylvester(4, directions="square")),
         (ValueError, ("num_terms", "9"), lambda: Sylvester(4, num_terms=9)),
-        (ValueError, ("num_terms", "triangular"), lambda: Sylvester(4, kind="triangular", num_terms=2)),
+        (ValueError, ("num_terms", "triangular"), lambda: Sylvester(4, directions="triangular", num_terms=2)),
         (ValueError, ("order", "'cubic'"), lambda: SplineCoupling(4, order="cubic")),
         (ValueError, ("bound", "-1"), lambda: SplineCoupling(4, bound=-1.0)),
         (ValueError, ("residual", "'none'"), lambda: BlockAutoregressive(4, residual="none")),

@@ -14,6 +14,7 @@ from contracts import assert_every_parameter_has_a_gradient, check_conditional, 
 from pyro_dgm.distributions import (
     Bernoulli,
     DiagonalNormal,
+    Encoded,
     Flow,
     FlowPrior,
     LearnableNormal,
@@ -44,9 +45,9 @@ STACKS = {
 one_of_each = pytest.mark.parametrize("kind", STACKS)
 
 
-def posterior(kind: str, in_features: int = X) -> Flow:
+def posterior(kind: str, in_features: int = X) -> Encoded:
     transforms = stack(kind, 2, D, H, **STACKS[kind])
-    return Flow(DiagonalNormal(nn.Linear(H, 2 * D)), transforms, net=MLP(in_features, H, (8,), nn.Tanh))
+    return Encoded(MLP(in_features, H, (8,), nn.Tanh), Flow(DiagonalNormal(nn.Linear(H, 2 * D)), transforms))
 
 
 def vae(kind: str) -> tuple[LatentVariableModel, AmortizedGuide]:
@@ -191,10 +192,8 @@ def test_a_flow_prior_and_a_flow_of_data():
     def build() -> tuple[LatentVariableModel, AmortizedGuide]:
         torch.manual_seed(2)
         prior = FlowPrior(D, num_transforms=2, hidden_features=(8,))
-        net = nn.Sequential(nn.Linear(D, H), nn.Tanh())
-        likelihood = Flow(
-            DiagonalNormal(nn.Linear(H, 2 * X)), stack("affine-coupling", 2, X, H, hidden_features=(8,)), net
-        )
+        flow = Flow(DiagonalNormal(nn.Linear(H, 2 * X)), stack("affine-coupling", 2, X, H, hidden_features=(8,)))
+        likelihood = Encoded(nn.Sequential(nn.Linear(D, H), nn.Tanh()), flow)
         return LatentVariableModel(prior, likelihood), AmortizedGuide(z=DiagonalNormal(MLP(X, 2 * D, (8,))))
 
     check_model(build, torch.randn(B, X))

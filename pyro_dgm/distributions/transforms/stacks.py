@@ -51,13 +51,13 @@ def stack(
         TypeError: the transform has no such option.
 
     Example:
-        >>> [transform.reverse for transform in stack("sylvester", 2, 3, kind="triangular")]
+        >>> [transform.reverse for transform in stack("sylvester", 2, 3, directions="triangular")]
         [False, True]
     """
     check_size("num_transforms", num_transforms)
     if kind not in KINDS:
         raise ValueError(f"the kind of transform must be one of {tuple(KINDS)}; got {kind!r}. 'iaf' suits guides.")
-    alternates = kind in _ALTERNATING or options.get("kind") == "triangular"
+    alternates = kind in _ALTERNATING or options.get("directions") == "triangular"
     return [
         KINDS[kind](features, context_features, **options, **({"reverse": bool(i % 2)} if alternates else {}))
         for i in range(num_transforms)

@@ -12,7 +12,7 @@ from pyro_dgm.distributions.transforms.conditional import Bijection, Conditional
 from pyro_dgm.distributions.transforms.householder import reflect
 from pyro_dgm.distributions.transforms.planar import solve_tanh
 
-_KINDS = ("orthogonal", "householder", "triangular")
+_DIRECTIONS = ("orthogonal", "householder", "triangular")
 
 
 @final
@@ -32,15 +32,15 @@ class Sylvester(ConditionalTransform):
     Arguments:
         features: length D of the vectors.
         context_features: length of the context of which Q, R, :math:`\tilde R` and b are functions; 0 to learn them.
-        kind: where Q comes from: ``"orthogonal"`` (an M-column matrix made orthonormal, here by a QR decomposition,
-            where the paper iterates), ``"householder"`` (a product of reflections; M = D) or ``"triangular"`` (the
+        directions: where Q comes from: ``"orthogonal"`` (a matrix of M columns made orthonormal, here by its QR
+            decomposition, where the paper iterates), ``"householder"`` (a product of reflections; M = D) or ``"triangular"`` (the
             identity, or with ``reverse`` the order of the features turned round; M = D; it has no parameters).
         num_terms: M, for ``"orthogonal"``; at most D, and D or 8 if that is less when None.
         num_reflections: reflections of ``"householder"``.
-        reverse: turns the features' order round, for every other transform of the kind ``"triangular"``.
+        reverse: turns the features' order round, for every other transform with ``"triangular"`` directions.
 
     Raises:
-        ValueError: the kind is unknown, or a number does not go with it.
+        ValueError: the directions are unknown, or a number does not go with them.
     """
 
     cheap = "draw"
@@ -49,22 +49,26 @@ class Sylvester(ConditionalTransform):
         self,
         features: int,
         context_features: int = 0,
-        kind: str = "orthogonal",
+        directions: str = "orthogonal",
         num_terms: int | None = None,
         num_reflections: int = 8,
         reverse: bool = False,
     ) -> None:
         super().__init__(features, context_features)
-        if kind not in _KINDS:
-            raise ValueError(f"kind must be one of {_KINDS}; got {kind!r}. 'orthogonal' is the smallest.")
-        if num_terms is not None and kind != "orthogonal":
-            raise ValueError(f"num_terms goes with kind='orthogonal'; got it with {kind!r}. Leave it out: it is D.")
+        if directions not in _DIRECTIONS:
+            raise ValueError(
+                f"directions must be one of {_DIRECTIONS}; got {directions!r}. 'orthogonal' is the smallest."
+            )
+        if num_terms is not None and directions != "orthogonal":
+            raise ValueError(f"num_terms goes with orthogonal directions; got {directions!r}. Leave it out: it is D.")
         if num_terms is not None and not 1 <= check_width("num_terms", num_terms) <= features:
             raise ValueError(f"num_terms must lie between 1 and {features} features; got {num_terms}. 8 is usual.")
-        self.kind, self.reverse = kind, reverse
+        self.directions, self.reverse = directions, reverse
         self.num_reflections = min(check_width("num_reflections", num_reflections), features)
-        self.num_terms = (num_terms or min(8, features)) if kind == "orthogonal" else features
-        of_q = {"orthogonal": features * self.num_terms, "householder": self.num_reflections * features}.get(kind, 0)
+        self.num_terms = (num_terms or min(8, features)) if directions == "orthogonal" else features
+        of_q = {"orthogonal": features * self.num_terms, "householder": self.num_reflections * features}.get(
+            directions, 0
+        )
         self.parts = Parameters((self.num_terms**2, 2 * self.num_terms), context_features)
         self.frame = Parameters((of_q,), context_features, scale=1.0) if of_q else None
 
@@ -84,7 +88,7 @@ class Sylvester(ConditionalTransform):
             identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
             return identity.flip(0) if self.reverse else identity
         (numbers,) = self.frame(*context)
-        if self.kind == "householder":
+        if self.directions == "householder":
             return reflect(numbers.unflatten(-1, (self.num_reflections, self.features)))
         return torch.linalg.qr(numbers.unflatten(-1, (self.features, self.num_terms)))[0]
 
