@@ -1,7 +1,20 @@
 """Guides q(z | x)."""
 
 from pyro_dgm.guides.amortized import AmortizedGuide
+from pyro_dgm.guides.automatic import AutoAmortizedGuide, amortize
+from pyro_dgm.guides.empty import EmptyGuide
 from pyro_dgm.guides.mixture import MixturePosterior
+from pyro_dgm.guides.per_datum import PerDatumGuide
 from pyro_dgm.guides.sigmoid_belief import SigmoidBeliefGuide
+from pyro_dgm.guides.structured import StructuredGuide
 
-__all__ = ["AmortizedGuide", "MixturePosterior", "SigmoidBeliefGuide"]
+__all__ = [
+    "AmortizedGuide",
+    "AutoAmortizedGuide",
+    "EmptyGuide",
+    "MixturePosterior",
+    "PerDatumGuide",
+    "SigmoidBeliefGuide",
+    "StructuredGuide",
+    "amortize",
+]

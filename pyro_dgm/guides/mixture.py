@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
+from pyro_dgm.guides.factorized import check_reads_data
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import LocalModule
 
@@ -54,6 +55,11 @@ class MixturePosterior(LocalModule):
             )
         self._responsibilities = model.responsibilities  # a method and no submodule: the parameters stay the model's
 
+    @property
+    def scores_any_point(self) -> bool:
+        """Whether the density of every latent is known at any point, and not only at its last draw."""
+        return True
+
     def forward(
         self, x: Tensor | None = None, *, num: int | None = None, data_size: int | None = None
     ) -> dict[str, Tensor]:
@@ -71,7 +77,6 @@ class MixturePosterior(LocalModule):
             TypeError: the data have another dtype than the model's parameters.
             ValueError: there are no data, they have another shape, or they are not finite.
         """
-        if x is None:
-            raise ValueError("a guide reads data; got none. To simulate, call the model without a guide.")
+        x = check_reads_data(x)
         with data_plate(num_rows(x), data_size):
             return {"z": pyro.sample("z", dist.Categorical(probs=self._responsibilities(x)))}

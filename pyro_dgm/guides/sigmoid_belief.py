@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_dgm.distributions.autoregressive import binary_layer, check_data_mean, check_layers, check_vectors
 from pyro_dgm.distributions.conditional import check_finite
+from pyro_dgm.guides.factorized import check_reads_data
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import MLP, LocalModule
 from pyro_dgm.nn.inputs import check_dtype, check_size
@@ -70,6 +71,11 @@ class SigmoidBeliefGuide(LocalModule):
             setattr(self.hidden, name, binary_layer(MLP(below, width, ()), width, autoregressive))
             below = width
 
+    @property
+    def scores_any_point(self) -> bool:
+        """Whether the density of every latent is known at any point, and not only at its last draw."""
+        return True
+
     def forward(
         self, x: Tensor | None = None, *, num: int | None = None, data_size: int | None = None
     ) -> dict[str, Tensor]:
@@ -87,8 +93,7 @@ class SigmoidBeliefGuide(LocalModule):
             TypeError: the data have another dtype than the parameters.
             ValueError: there are no data, they have another shape, or they are not finite.
         """
-        if x is None:
-            raise ValueError("a guide reads data; got none. To simulate, call the model without a guide.")
+        x = check_reads_data(x)
         rows = num_rows(x)
         check_vectors(x, self.features)
         check_dtype(x, self, "this SigmoidBeliefGuide")

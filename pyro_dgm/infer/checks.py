@@ -1,6 +1,13 @@
 """What must hold between a model and its guide, said in plain words when it does not."""
 
-__all__ = ["check_gradients", "check_traces", "check_weights_are_per_datum", "trains"]
+__all__ = [
+    "check_gradients",
+    "check_reads_data",
+    "check_scores_any_point",
+    "check_traces",
+    "check_weights_are_per_datum",
+    "trains",
+]
 
 import itertools
 import math
@@ -94,6 +101,32 @@ def check_weights_are_per_datum(traces: Traces, name: str) -> None:
         raise ValueError(
             f"{name} takes the logarithm of a sum of weights, which a subsample inside one datum makes wrong; got "
             f"the subsampled plates {sorted(subsampled)}. Subsample only the data plate, or use ELBO."
+        )
+
+
+def check_scores_any_point(guide: Program, term: str) -> None:
+    """Raises a ``ValueError`` where a guide says that it cannot score points which it did not draw itself.
+
+    It says so by the attribute ``scores_any_point``, and of which latents by ``scored_when_drawn``; one that says
+    nothing is found out when it is to score.
+    """
+    module = module_of(guide)
+    if not getattr(module, "scores_any_point", True):
+        names = list(getattr(module, "scored_when_drawn", ()))
+        raise ValueError(
+            f"{term} scores the guide at given points, for which all its latents need a density known at any point; "
+            f"got {type(module).__name__}, which knows that of {names or 'its latents'} at its own last draws alone. "
+            "Use a distribution with an inverse, or ELBO or IWAE with gradient='reparam'."
+        )
+
+
+def check_reads_data(guide: Program, term: str) -> None:
+    """Raises a ``ValueError`` where a guide says, by ``reads_data`` being False, that it does not look at the data."""
+    module = module_of(guide)
+    if not getattr(module, "reads_data", True):
+        raise ValueError(
+            f"{term} teaches the guide by simulated data, which it must read; got {type(module).__name__}, which has "
+            "parameters for each of the real data instead. Use ELBO or ForwardKL, or an AmortizedGuide."
         )
 
 

@@ -1,11 +1,13 @@
 """The plate over the data, opened alike by models and guides."""
 
-__all__ = ["data_plate", "num_rows"]
+__all__ = ["data_plate", "num_rows", "same_plate"]
 
 from numbers import Integral
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
@@ -28,6 +30,17 @@ def data_plate(num: int, data_size: int | None = None) -> SubsampleMessenger:
             "Pass the size of the training set."
         )
     return pyro.plate(DATA_PLATE, data_size, subsample=torch.arange(num), dim=-1)
+
+
+def same_plate(frame: CondIndepStackFrame) -> SubsampleMessenger:
+    """Opens a plate that the same program has opened and left before, for further sites of its elements.
+
+    Its rows are a site of the trace already, which may not have two of one name: this plate leaves none.
+    """
+    with poutine.block():
+        if frame.size < 0:
+            return pyro.plate(frame.name, dim=frame.dim)
+        return pyro.plate(frame.name, frame.full_size, subsample=torch.arange(frame.size), dim=frame.dim)
 
 
 def num_rows(x: Tensor, context: Tensor | None = None) -> int:

@@ -12,9 +12,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_dgm.infer.annealing import annealing_of
+from pyro_dgm.infer.checks import check_reads_data, check_scores_any_point
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.objective import check_kind
 from pyro_dgm.infer.programs import (
+    Program,
     Traces,
     compute_log_probs,
     data_frame_of,
@@ -90,6 +92,12 @@ class NLL(Term):
         """The term, summed over the N data, averaged over particles."""
         runs = [_at_p(draws)] if self.at is P else draws.shared(is_cut=not self.through_draws).runs
         return torch.stack([self._total(traces) for traces in runs]).mean()
+
+    def check_guide(self, guide: Program) -> None:
+        """Raises where the guide is to dream and cannot score given points, or does not read data."""
+        if self.at is P:
+            check_scores_any_point(guide, "NLL(of='guide', at=P)")
+            check_reads_data(guide, "NLL(of='guide', at=P)")
 
     def _total(self, traces: Traces) -> Tensor:
         trace = traces.model if self.of == "model" else traces.guide

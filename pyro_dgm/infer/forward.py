@@ -1,6 +1,6 @@
 """Programs run forward: a model as a simulator, a guide as an encoder."""
 
-__all__ = ["encode", "free_sites", "point", "simulate", "with_data"]
+__all__ = ["encode", "free_sites", "is_same_data", "point", "simulate", "with_data"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,8 +68,8 @@ def with_data(
         if not site["infer"].get("was_observed") or is_deterministic(site) or site_is_factor(site):
             continue
         observed, value = site["infer"]["obs"], site["value"].detach()
-        places = [i for i, arg in enumerate(args) if _is_same(arg, observed)]
-        keys = [key for key, arg in kwargs.items() if _is_same(arg, observed)]
+        places = [i for i, arg in enumerate(args) if is_same_data(arg, observed)]
+        keys = [key for key, arg in kwargs.items() if is_same_data(arg, observed)]
         for i in places:
             new_args[i] = value.expand(observed.shape).reshape(args[i].shape).to(args[i].dtype)
         for key in keys:
@@ -121,7 +121,7 @@ def point(distribution: Distribution, name: str) -> Tensor:
     return value
 
 
-def _is_same(argument: Any, observed: Any) -> bool:
+def is_same_data(argument: Any, observed: Any) -> bool:
     """Whether an argument is what a site observes, or the same memory in another shape."""
     if not isinstance(argument, Tensor) or not isinstance(observed, Tensor):
         return False

@@ -89,6 +89,9 @@ class Term(pyro.infer.ELBO):
     def loss_of(self, draws: Draws) -> Tensor:
         """The loss, summed over the N data, a scalar, from the draws of a step."""
 
+    def check_guide(self, guide: Program) -> None:
+        """Raises where a guide says that it cannot do what this term asks of it, before anything is run."""
+
     def sampler(self) -> Sampler | None:
         """How this term draws from the guide, if it says so."""
         return None
@@ -103,6 +106,7 @@ class Term(pyro.infer.ELBO):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, a scalar whose gradient is the estimators'."""
+        self.check_guide(guide)
         return self.loss_of(Draws(model, guide, args, kwargs, self.sampler()))
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
@@ -150,6 +154,11 @@ class Sum(Term):
         """The weighted sum of the losses."""
         in_order = sorted(self.terms, key=lambda pair: pair[1].sampler() is None)  # who draws comes first
         return torch.stack([weight * term.loss_of(draws) for weight, term in in_order]).sum()
+
+    def check_guide(self, guide: Program) -> None:
+        """Raises where a term does."""
+        for _, term in self.terms:
+            term.check_guide(guide)
 
     def sampler(self) -> Sampler | None:
         """That of the first term that has one."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.infer import bounds
-from pyro_dgm.infer.checks import check_weights_are_per_datum
+from pyro_dgm.infer.checks import check_reads_data, check_scores_any_point, check_weights_are_per_datum
 from pyro_dgm.infer.draws import Completed, Draws
 from pyro_dgm.infer.estimation import Sampler
 from pyro_dgm.infer.expectations import NLL, P
 from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.objective import ParticleTerm, without_model
 from pyro_dgm.infer.objectives import IWAE
+from pyro_dgm.infer.programs import Program
 from pyro_dgm.infer.schedules import Schedule
 from pyro_dgm.infer.term import Term
 
@@ -51,6 +52,10 @@ class ForwardKL(ParticleTerm):
             raise ValueError(
                 f"the gradient of ForwardKL must be 'score' or 'dreg'; got {gradient!r}. 'score' fits all."
             )
+
+    def check_guide(self, guide: Program) -> None:
+        """Raises where the guide cannot score given points, which its own draws are when their path is cut."""
+        check_scores_any_point(guide, "ForwardKL")
 
     def loss_of(self, draws: Draws) -> Tensor:
         """The divergence, summed over the N data."""
@@ -135,6 +140,11 @@ class WakeSleep(ParticleTerm):
         super().__init__(num_particles, gradient="score", **options)
         self._sleep = NLL(of="guide", at=P)
 
+    def check_guide(self, guide: Program) -> None:
+        """Raises where the guide cannot score given points, or does not read the data that it is to dream of."""
+        check_scores_any_point(guide, "WakeSleep")
+        check_reads_data(guide, "WakeSleep")
+
     def loss_of(self, draws: Draws) -> Tensor:
         """Minus the ELBO in value; in gradient the wake phase's for the model and the sleep phase's for the guide."""
         completed = draws.completed(self, is_cut=True)
@@ -198,6 +208,12 @@ class ReweightedWakeSleep(Term):
         self._theta = IWAE(num_particles, moves="model", gradient="score", **options)
         self._phi = ForwardKL(num_particles, gradient=gradient, **options) if wake_phi > 0 else None
         self._sleep = NLL(of="guide", at=P)
+
+    def check_guide(self, guide: Program) -> None:
+        """Raises where the guide cannot score given points or, for the sleep phase, does not read data."""
+        check_scores_any_point(guide, "ReweightedWakeSleep")
+        if self.sleep_phi > 0:
+            check_reads_data(guide, "the sleep phase of ReweightedWakeSleep")
 
     def loss_of(self, draws: Draws) -> Tensor:
         """Minus the importance-weighted bound in value; in gradient the phases'."""

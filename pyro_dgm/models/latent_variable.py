@@ -53,6 +53,7 @@ class LatentVariableModel(LocalModule):
         x: Tensor | None = None,
         c: Tensor | None = None,
         *,
+        index: Tensor | None = None,
         num: int | None = None,
         data_size: int | None = None,
     ) -> Tensor:
@@ -61,6 +62,7 @@ class LatentVariableModel(LocalModule):
         Arguments:
             x: data, (B, *event), or None to simulate.
             c: the context, what everything is conditioned on, (B, features), for a conditional model.
+            index: not used; here because a guide may read it, to know which data of the whole set it is given, (B,).
             num: how many data to simulate; with a context its number of rows, else 1, when None.
             data_size: number N of data the minibatch stands for, so that local terms are scaled by N / B against
                 global ones; B when None. The guide takes the same argument.

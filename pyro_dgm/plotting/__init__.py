@@ -4,6 +4,7 @@ Tensors or arrays in, a `matplotlib.figure.Figure` out: nothing is shown, and no
 """
 
 __all__ = [
+    "density_maps",
     "gradient_audits",
     "image_grid",
     "interpolations",
@@ -11,12 +12,14 @@ __all__ = [
     "manifold",
     "manifold_grid",
     "mixture_components",
+    "plane",
     "reconstructions",
     "save_figure",
     "training_curves",
 ]
 
 from pyro_dgm.plotting.curves import training_curves
+from pyro_dgm.plotting.densities import density_maps, plane
 from pyro_dgm.plotting.figures import save_figure
 from pyro_dgm.plotting.gradients import gradient_audits
 from pyro_dgm.plotting.images import image_grid, interpolations, manifold, manifold_grid, reconstructions

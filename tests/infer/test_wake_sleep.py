@@ -16,15 +16,19 @@ import torch
 from pyro.infer import SVI as PyroSVI
 from torch.nn.functional import logsigmoid
 
-from contracts import refuses
+from contracts import refuses, tensors_of
 from exact_programs import PARAMETERS, Bits, Chain, X, estimates, exact_bound, exact_gradient
+from pyro_dgm.distributions import ConditionalDistribution, DiagonalNormal
+from pyro_dgm.guides import AmortizedGuide, MixturePosterior, PerDatumGuide, SigmoidBeliefGuide, StructuredGuide
 from pyro_dgm.infer import (
     ELBO,
     IWAE,
     NLL,
     PIWAE,
     SVI,
+    Constant,
     ForwardKL,
+    KLAnnealing,
     P,
     Q,
     ReweightedWakeSleep,
@@ -32,6 +36,8 @@ from pyro_dgm.infer import (
     WakeSleep,
     bounds,
 )
+from pyro_dgm.models import GaussianMixture, LinearGaussian
+from pyro_dgm.nn import MLP
 
 STATES = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64)
 ENCODER = slice(6, None)  # elements of the flattened gradient that are the guide's
@@ -251,6 +257,83 @@ def test_a_guide_that_cannot_score_given_points_is_refused_by_name(objective):
 
     with refuses(ValueError, "'z'", "cannot"):
         objective.differentiable_loss(model, guide, X.float())
+
+
+class OwnDrawsOnly(ConditionalDistribution):
+    """A planar flow of Pyro's, which has no inverse, and says so."""
+
+    scores_any_point = False
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.flow = DiagonalNormal(MLP(4, 4, ())), T.planar(2)
+
+    def forward(self, *context):
+        return dist.TransformedDistribution(self.base(*context), [self.flow])
+
+
+class Own(pyro.nn.PyroModule):
+    """A guide of somebody's, which says nothing."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.flow(x))
+
+
+AT_GIVEN_POINTS = [
+    NLL(of="guide", at=P),
+    ELBO() + 0.5 * NLL(of="guide", at=P),
+    WakeSleep(),
+    ForwardKL(3),
+    ForwardKL(3, gradient="dreg"),
+    ReweightedWakeSleep(3),
+    ReweightedWakeSleep(3, wake_phi=0.0, sleep_phi=1.0),
+]
+
+
+@pytest.mark.parametrize("objective", AT_GIVEN_POINTS, ids=lambda objective: type(objective).__name__)
+@pytest.mark.parametrize("guard", [lambda guide: guide, KLAnnealing(Constant(0.5))], ids=["plain", "annealed"])
+def test_a_guide_that_says_so_is_refused_by_name_before_anything_is_run(objective, guard):
+    model, guide = LinearGaussian(2, 4), AmortizedGuide(y=DiagonalNormal(MLP(4, 4)), z=OwnDrawsOnly())
+    state, before = torch.get_rng_state(), tensors_of(model, guide)
+    for act in (objective.differentiable_loss, objective.loss, objective.loss_and_grads):
+        with refuses(ValueError, "AmortizedGuide", "['z']", "an inverse"):
+            act(model, guard(guide), torch.randn(5, 4, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, tensors_of(model, guide), before))
+    assert all(parameter.grad is None for parameter in (*model.parameters(), *guide.parameters()))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [*AT_GIVEN_POINTS, TailAdaptive(3), ELBO(3, gradient="stl"), ELBO(3, gradient="loo"), IWAE(3, gradient="dreg")],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_a_guide_that_does_not_say_so_is_found_out_where_it_is_scored(objective):
+    """Cut draws are no draws of the flow's any more: none of these may come to a number."""
+    with refuses(ValueError, "'z' (TransformedDistribution)", "an inverse"):
+        objective.differentiable_loss(LinearGaussian(2, 4), Own(OwnDrawsOnly()), torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("objective", [ELBO(3), IWAE(3), PIWAE(2, 2), IWAE(3, moves="model"), NLL(of="model", at=Q)])
+def test_what_scores_the_guide_at_its_own_draws_takes_it(objective):
+    model, guide = LinearGaussian(2, 4), AmortizedGuide(z=OwnDrawsOnly())
+    objective.differentiable_loss(model, guide, torch.randn(5, 4)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_every_guide_says_whether_it_scores_any_point():
+    can = AmortizedGuide(z=DiagonalNormal(MLP(4, 4)))
+    mixture = MixturePosterior(GaussianMixture(3, 2))
+    for guide in (can, mixture, SigmoidBeliefGuide(4, (3,)), PerDatumGuide(5, z=2)):
+        assert guide.scores_any_point is True
+    for guide in (AmortizedGuide(z=OwnDrawsOnly()), StructuredGuide({"a": can.sites.z, "z": OwnDrawsOnly()}, {})):
+        assert guide.scores_any_point is False
+        assert guide.scored_when_drawn == ("z",)
 
 
 def test_the_data_that_the_guide_dreams_of_must_be_an_argument():
