@@ -5,6 +5,7 @@ from pyro_dgm.evaluation.audit import GradientAudit, ParameterAudit, gradient_au
 from pyro_dgm.evaluation.batching import Estimate
 from pyro_dgm.evaluation.evidence import LogEvidence, log_evidence
 from pyro_dgm.evaluation.export import to_arviz
+from pyro_dgm.evaluation.gaps import InferenceGaps, inference_gaps
 from pyro_dgm.evaluation.parts import ELBOParts, elbo_parts
 from pyro_dgm.evaluation.prediction import decode, encode, interpolate, reconstruct, simulate
 from pyro_dgm.evaluation.psis import PSIS, pareto_k, psis
@@ -14,12 +15,14 @@ __all__ = [
     "ELBOParts",
     "Estimate",
     "GradientAudit",
+    "InferenceGaps",
     "LogEvidence",
     "ParameterAudit",
     "decode",
     "elbo_parts",
     "encode",
     "gradient_audit",
+    "inference_gaps",
     "interpolate",
     "log_evidence",
     "pareto_k",

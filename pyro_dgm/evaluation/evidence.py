@@ -1,6 +1,6 @@
 """The log evidence log p(x) by importance sampling, with its errors."""
 
-__all__ = ["LogEvidence", "WeightSums", "log_evidence"]
+__all__ = ["LogEvidence", "WeightSums", "log_evidence", "weights_in_parts"]
 
 import functools
 import math
@@ -85,9 +85,7 @@ def log_evidence(
     at_once = min(num_particles, PARTICLES_AT_ONCE)
     cut = pieces(args, kwargs, num_particles=at_once, max_rows=max_rows, label=label, progress=progress)
     with evaluation_mode(model, guide):
-        sums = [
-            functools.reduce(WeightSums.plus, _weights(model, guide, piece, num_particles, max_rows)) for piece in cut
-        ]
+        sums = [_sums(weights_in_parts(model, guide, piece, num_particles, max_rows), num_particles) for piece in cut]
     return LogEvidence(
         per_datum=torch.cat([part.log_mean() for part in sums]),
         standard_error=torch.cat([part.standard_error() for part in sums]),
@@ -145,12 +143,14 @@ class WeightSums(NamedTuple):
         return pareto_k_from_tail(self.tail, self.num_particles)
 
 
-def _largest(log_w: Tensor, num_particles: int) -> Tensor:
-    return log_w.topk(min(tail_size(num_particles) + 1, len(log_w)), dim=0).values
+def weights_in_parts(
+    model: Program, guide: Program, piece: Piece, num_particles: int, max_rows: int = MAX_ROWS
+) -> Iterator[Tensor]:
+    """Draws K log-weights per datum, (count, B) in float64 as many at once as fit, and checks that they are finite.
 
-
-def _weights(model: Program, guide: Program, piece: Piece, num_particles: int, max_rows: int) -> Iterator[WeightSums]:
-    """The sums of K weights per datum, as many at once as fit."""
+    Raises:
+        ValueError: a weight is NaN or infinite, the programs do not fit together, or have sites outside the data plate.
+    """
     nesting = count_plates(model, guide, piece.args, piece.kwargs)
     at_once = max(1, max_rows // piece.num_rows)
     for start in range(0, num_particles, at_once):
@@ -165,4 +165,12 @@ def _weights(model: Program, guide: Program, piece: Piece, num_particles: int, m
                 f"importance weights must be finite; got NaN or infinite ones for {bad} of {piece.num_rows} data. "
                 "Check the data for NaN, and the networks for overflow."
             )
-        yield WeightSums.of(log_w, num_particles)
+        yield log_w
+
+
+def _sums(parts: Iterator[Tensor], num_particles: int) -> WeightSums:
+    return functools.reduce(WeightSums.plus, (WeightSums.of(log_w, num_particles) for log_w in parts))
+
+
+def _largest(log_w: Tensor, num_particles: int) -> Tensor:
+    return log_w.topk(min(tail_size(num_particles) + 1, len(log_w)), dim=0).values
