@@ -1,5 +1,6 @@
 """Named, ready-made systems: model, guide, objective, optimiser and data."""
 
+from pyro_dgm.recipes.density import DensityRecipe
 from pyro_dgm.recipes.mixture import MixtureRecipe
 from pyro_dgm.recipes.recipe import Recipe, System, change
 from pyro_dgm.recipes.registry import RECIPES, get
@@ -11,6 +12,7 @@ from pyro_dgm.recipes.vae import VAERecipe
 __all__ = [
     "RECIPES",
     "Config",
+    "DensityRecipe",
     "MixtureRecipe",
     "Recipe",
     "Report",

@@ -28,16 +28,17 @@ def draw_pictures(run: Run, data: Split, rows: Tensor) -> dict[str, Figure]:
     chosen = rows[:NUM_CODES]
     if system.figures is not None:
         return {**figures, **system.figures(data.x[chosen])}
-    codes = encode(system.guide, *(arg[chosen] for arg in arguments))[system.latent].flatten(1)
+    is_drawn = not system.has_means
+    codes = encode(system.guide, *(arg[chosen] for arg in arguments), sample=is_drawn)[system.latent].flatten(1)
     figures["latent_space"] = plotting.latent_space(codes, None if data.y is None else data.y[chosen])
     if system.image_shape is None:
         return figures
     figures["samples"] = draw_samples(run, NUM_SAMPLES)
     few = tuple(arg[rows[:NUM_RECONSTRUCTIONS]] for arg in arguments)
-    is_drawn = not system.is_continuous  # the mean of discrete latents is none of their values
+    is_drawn = is_drawn or not system.is_continuous  # the mean of discrete latents is none of their values
     rebuilt = reconstruct(system.model, system.guide, *few, sample=is_drawn)["x"]
     figures["reconstructions"] = plotting.reconstructions(_images(run, few[0]), _images(run, rebuilt))
-    if system.is_continuous and len(few[0]) > 1:
+    if system.is_continuous and system.has_means and len(few[0]) > 1:
         figures["interpolations"] = plotting.interpolations(_images(run, _paths(run, *few)))
     if system.is_continuous and system.latent_features == 2 and len(arguments) == 1:
         lattice = plotting.manifold_grid(MANIFOLD_SIDE).to(few[0])

@@ -38,6 +38,7 @@ class System(NamedTuple):
         latent_features: its length.
         is_continuous: whether it is: only then are there points between two of them.
         is_discrete: whether the likelihood gives masses: only then are bits per dimension a code length.
+        has_means: whether the mean of that latent is known in closed form, to be looked at.
         figures: draws what there is to see of data, by name, in place of codes and images.
     """
 
@@ -52,6 +53,7 @@ class System(NamedTuple):
     latent_features: int
     is_continuous: bool
     is_discrete: bool
+    has_means: bool = True
     figures: Callable[[Tensor], dict[str, Figure]] | None = None
 
 

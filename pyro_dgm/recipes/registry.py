@@ -4,6 +4,7 @@ __all__ = ["RECIPES", "get"]
 
 import difflib
 
+from pyro_dgm.recipes.density import DensityRecipe
 from pyro_dgm.recipes.mixture import MixtureRecipe
 from pyro_dgm.recipes.recipe import Recipe
 from pyro_dgm.recipes.sbn import SBNRecipe
@@ -80,6 +81,63 @@ RECIPES: dict[str, Recipe] = {
         temperature_epochs=20,
         latent_features=20,
     ),
+    "vae-planar": VAERecipe(
+        summary="variational autoencoder whose guide is a planar flow of 16 transforms",
+        source="Rezende and Mohamed (2015), arXiv:1505.05770",
+        posterior="planar",
+        num_transforms=16,
+        analytic_kl=False,
+    ),
+    "vae-sylvester": VAERecipe(
+        summary="variational autoencoder whose guide is an orthogonal Sylvester flow",
+        source="Van den Berg, Hasenclever, Tomczak and Welling (2018), arXiv:1803.05649",
+        posterior="sylvester",
+        analytic_kl=False,
+    ),
+    "vae-iaf": VAERecipe(
+        summary="variational autoencoder whose guide is an inverse autoregressive flow",
+        source="Kingma et al. (2016), arXiv:1606.04934",
+        posterior="iaf",
+        flow_features=(320,),
+        analytic_kl=False,
+    ),
+    "vae-maf-prior": VAERecipe(
+        summary="variational autoencoder whose prior is a masked autoregressive flow",
+        source="Chen et al. (2017), arXiv:1611.02731; Papamakarios, Pavlakou and Murray (2017), arXiv:1705.07057",
+        prior="flow",
+        num_transforms=2,
+        analytic_kl=False,
+    ),
+    "vae-vamp": VAERecipe(
+        summary="variational autoencoder whose prior is its guide at 500 learned pseudo-inputs",
+        source="Tomczak and Welling (2018), arXiv:1705.07120",
+        prior="vamp",
+        analytic_kl=False,
+    ),
+    "vae-auxiliary": VAERecipe(
+        summary="auxiliary deep generative model: a guide with a variable of its own",
+        source="Maaløe, Sønderby, Sønderby and Winther (2016), arXiv:1602.05473",
+        posterior="auxiliary",
+        analytic_kl=False,
+    ),
+    "vae-semi-implicit": VAERecipe(
+        summary="variational autoencoder whose guide is semi-implicit",
+        source="Yin and Zhou (2018), arXiv:1805.11183",
+        posterior="semi-implicit",
+        analytic_kl=False,
+    ),
+    "stick-breaking-vae": VAERecipe(
+        summary="variational autoencoder of 50 stick-breaking weights",
+        source="Nalisnick and Smyth (2017), arXiv:1605.06197",
+        latent="stick-breaking",
+        analytic_kl=False,
+    ),
+    "spherical-vae": VAERecipe(
+        summary="variational autoencoder on the sphere, in 10 dimensions, by the power spherical distribution",
+        source="De Cao and Aziz (2020), arXiv:2006.04437; Davidson et al. (2018), arXiv:1804.00891",
+        latent="spherical",
+        latent_features=10,
+    ),
     "sbn-nvil": SBNRecipe(
         summary="sigmoid belief net by neural variational inference",
         source="Mnih and Gregor (2014), arXiv:1402.0030",
@@ -111,6 +169,16 @@ RECIPES: dict[str, Recipe] = {
         summary="Helmholtz machine by wake-sleep",
         source="Hinton, Dayan, Frey and Neal (1995), Science 268",
         objective="wake-sleep",
+    ),
+    "realnvp": DensityRecipe(
+        summary="flow of 8 affine couplings as a density of points",
+        source="Dinh, Sohl-Dickstein and Bengio (2017), arXiv:1605.08803",
+    ),
+    "neural-spline-flow": DensityRecipe(
+        summary="flow of 4 couplings by rational-quadratic splines as a density of points",
+        source="Durkan, Bekasov, Murray and Papamakarios (2019), arXiv:1906.04032",
+        transform="spline-coupling",
+        num_transforms=4,
     ),
     "mixture-em": MixtureRecipe(
         summary="mixture of 8 Gaussians by exact expectation maximisation",

@@ -14,39 +14,31 @@ from pyro_dgm.distributions import (
     Bernoulli,
     ConditionalDistribution,
     ContinuousBernoulli,
-    DiagonalNormal,
     DiscretizedLogistic,
-    FullNormal,
     Normal,
-    OneHotCategorical,
-    StandardNormal,
-    UniformOneHot,
 )
-from pyro_dgm.guides import AmortizedGuide
 from pyro_dgm.infer import SVI
 from pyro_dgm.infer.compiling import Compiler
-from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP, ConvDecoder, ConvEncoder
 from pyro_dgm.recipes.checks import check_choices, check_counts, check_positive
 from pyro_dgm.recipes.data import moved, num_classes
+from pyro_dgm.recipes.latents import LATENT_CHOICES, VAEPrograms, check_latents, latent_programs
 from pyro_dgm.recipes.objectives import check_objective, vae_annealing, vae_objective
 from pyro_dgm.recipes.recipe import System
 
 _CHOICES = {
     "network": ("mlp", "conv"),
-    "latent": ("normal", "categorical"),
-    "posterior": ("diagonal", "full"),
     "likelihood": ("bernoulli", "continuous-bernoulli", "normal", "discretized-logistic"),
     "activation": ("relu", "tanh"),
+    **LATENT_CHOICES,
 }
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
-_POSTERIORS = {"diagonal": DiagonalNormal, "full": FullNormal}
 
 
 @final
 @dataclass(frozen=True)
 class VAERecipe:
-    """A variational autoencoder with one latent vector per datum, normal or of one-hot variables.
+    """A variational autoencoder with one latent vector per datum: normal, one-hot, on the simplex or on the sphere.
 
     The InfoVAE of alpha and lambda (Zhao, Song and Ermon 2019) has ``beta`` = 1 - alpha and ``mmd`` = alpha + lambda
     - 1; a Wasserstein autoencoder has ``beta`` = 0. What is reported of any of them is the plain ELBO.
@@ -55,8 +47,22 @@ class VAERecipe:
         summary: what it is, in a line.
         source: the paper.
         network: ``"mlp"`` on flat data, or ``"conv"`` on images.
-        latent: ``"normal"``, or ``"categorical"``: one-hot variables with a uniform prior.
-        posterior: ``"diagonal"`` or ``"full"`` covariance of normal latents.
+        latent: ``"normal"``; ``"categorical"``, one-hot variables with a uniform prior; ``"stick-breaking"``, weights
+            of broken sticks by Kumaraswamy fractions; or ``"spherical"``, on the unit sphere.
+        posterior: family of the guide of normal latents: ``"diagonal"``, ``"full"``, ``"low-rank"``, ``"mixture"``,
+            ``"semi-implicit"``, ``"auxiliary"``, or a flow: ``"planar"``, ``"sylvester"``, ``"iaf"`` and so on.
+        prior: of normal latents: ``"standard"``, ``"mixture"`` of Gaussians, ``"vamp"`` (the guide at learned
+            pseudo-inputs) or ``"flow"`` (masked autoregressive).
+        num_transforms: of a flow, in guide or prior.
+        flow_features: widths of the hidden layers of flows with networks; at least as wide as the latent.
+        sylvester: where a Sylvester flow's directions come from: ``"orthogonal"``, ``"householder"``, ``"triangular"``.
+        rank: of a low-rank covariance.
+        components: of a mixture, in guide or prior.
+        num_pseudo_inputs: of a VampPrior, which begin at rows of the training data.
+        auxiliary_features: length of the auxiliary variable.
+        noise_features: length of a semi-implicit guide's noise.
+        num_mixing: draws of that noise beside the one that made the latent, in its bound.
+        concentration: of the stick-breaking prior: the expected number of large weights grows with it.
         likelihood: ``"bernoulli"`` (grey levels are then binarised anew every time they are seen), or
             ``"continuous-bernoulli"``, ``"normal"`` (learned scale), ``"discretized-logistic"`` on grey levels.
         conditional: everything is conditioned on the class label.
@@ -95,6 +101,17 @@ class VAERecipe:
     network: str = "mlp"
     latent: str = "normal"
     posterior: str = "diagonal"
+    prior: str = "standard"
+    num_transforms: int = 4
+    flow_features: tuple[int, ...] = (200,)
+    sylvester: str = "orthogonal"
+    rank: int = 5
+    components: int = 10
+    num_pseudo_inputs: int = 500
+    auxiliary_features: int = 50
+    noise_features: int = 50
+    num_mixing: int = 20
+    concentration: float = 5.0
     likelihood: str = "bernoulli"
     conditional: bool = False
     objective: str = "elbo"
@@ -125,18 +142,20 @@ class VAERecipe:
     def __post_init__(self) -> None:
         check_choices(self, _CHOICES)
         check_counts(self, "num_particles", "latent_features", "hidden_features", "channels", "batch_size", "epochs")
-        check_positive(self, {"learning_rate": "Adam likes 1e-3."})
+        check_counts(self, "num_transforms", "flow_features", "rank", "components", "num_pseudo_inputs")
+        check_counts(self, "auxiliary_features", "noise_features", "num_mixing")
+        check_positive(self, {"learning_rate": "Adam likes 1e-3.", "concentration": "5 is usual."})
         check_objective(self)
         if self.levels < 2:
             raise ValueError(f"levels must be at least 2; got {self.levels}. It is 256 for 8-bit images.")
         if self.latent_classes < 2:
             raise ValueError(f"latent_classes must be at least 2; got {self.latent_classes}. 10 is a usual number.")
-        if self.latent == "categorical" and self.posterior != "diagonal":
+        check_latents(self)
+        if not self.hidden_features and (self.network == "conv" or self.posterior not in ("diagonal", "full")):
             raise ValueError(
-                f"categorical latents have no covariance; got posterior={self.posterior!r}. Use posterior=diagonal."
+                f"a conv network has a hidden layer, as has the encoder of a flow; got hidden_features=() with "
+                f"network={self.network!r} and posterior={self.posterior!r}. Use hidden_features=(200,)."
             )
-        if self.network == "conv" and not self.hidden_features:
-            raise ValueError("a conv network has a hidden layer; got hidden_features=(). Use hidden_features=(200,).")
 
     def build(self, dataset: Dataset, seed: int = 0, device: str = "cpu") -> System:
         """Builds the system for a data set; torch's generator initialises the networks.
@@ -156,7 +175,8 @@ class VAERecipe:
         image_shape = dataset.event_shape if is_image else None
         dataset = moved(dataset, device, flat=self.network == "mlp")
         classes = num_classes(dataset) if self.conditional else 0
-        model, guide = (program.to(device) for program in self._programs(dataset.event_shape, classes))
+        model, guide, has_means = self._programs(dataset, classes)
+        model, guide = model.to(device), guide.to(device)
 
         def arguments(split: Split) -> tuple[Tensor, ...]:
             if not classes:
@@ -181,7 +201,8 @@ class VAERecipe:
             image_shape=image_shape,
             latent="z",
             latent_features=self._latent_length,
-            is_continuous=self.latent == "normal",
+            is_continuous=self.latent in ("normal", "spherical"),
+            has_means=has_means,
             is_discrete=self.likelihood in ("bernoulli", "discretized-logistic"),
         )
 
@@ -192,7 +213,7 @@ class VAERecipe:
     def _trainer(self, model: nn.Module, guide: nn.Module, steps_per_epoch: int, device: str) -> SVI:
         objective, annealing = vae_objective(self, steps_per_epoch), vae_annealing(self, steps_per_epoch)
         learned = [part.to(device) for part in objective.parts().values()]
-        parameters = [p for module in (model, guide, *learned) for p in module.parameters()]
+        parameters = list(nn.ModuleList([model, guide, *learned]).parameters())  # a VampPrior's guide is the model's
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         compiler = Compiler(wait=True) if self.compile else False
         if annealing is None:
@@ -223,25 +244,41 @@ class VAERecipe:
                 "labelled data such as mnist."
             )
 
-    def _programs(self, event_shape: tuple[int, ...], classes: int) -> tuple[LatentVariableModel, AmortizedGuide]:
-        prior: ConditionalDistribution
-        if self.latent == "categorical":
-            prior = UniformOneHot(self.latent_features, self.latent_classes)
-            net = self._encoder(event_shape, classes, self._latent_length)
-            posterior: ConditionalDistribution = OneHotCategorical(net, self.latent_classes)
-        else:
-            prior, family = StandardNormal(self.latent_features), _POSTERIORS[self.posterior]
-            posterior = family(self._encoder(event_shape, classes, family.num_parameters(self.latent_features)))
-        return LatentVariableModel(prior, self._likelihood(event_shape, classes)), AmortizedGuide(z=posterior)
+    def _programs(self, dataset: Dataset, classes: int) -> VAEPrograms:
+        shape = dataset.event_shape
+        return latent_programs(
+            self,
+            self._likelihood(shape, classes),
+            lambda num_outputs: self._encoder(shape, classes, num_outputs),
+            lambda num_more: self._features(shape, classes + num_more),
+            dataset.train.x,
+            classes,
+        )
 
-    def _encoder(self, event_shape: tuple[int, ...], classes: int, num_outputs: int) -> nn.Module:
-        activation = _ACTIVATIONS[self.activation]
+    @property
+    def make_activation(self) -> type[nn.Module]:
+        """What stands between two layers."""
+        return _ACTIVATIONS[self.activation]
+
+    def _encoder(self, event_shape: tuple[int, ...], more: int, num_outputs: int) -> nn.Module:
         if self.network == "mlp":
-            return MLP(event_shape[0] + classes, num_outputs, self.hidden_features, activation)
-        return ConvEncoder(event_shape, num_outputs, self.channels, self.hidden_features[0], classes, activation)
+            return MLP(event_shape[0] + more, num_outputs, self.hidden_features, self.make_activation)
+        hidden = self.hidden_features[0]
+        return ConvEncoder(event_shape, num_outputs, self.channels, hidden, more, self.make_activation)
+
+    def _features(self, event_shape: tuple[int, ...], more: int) -> nn.Module:
+        """The encoder up to its last hidden layer."""
+        *wide, last = self.hidden_features
+        net: nn.Module
+        if self.network == "mlp":
+            net = MLP(event_shape[0] + more, last, wide, self.make_activation)
+        else:
+            first = self.hidden_features[0]
+            net = ConvEncoder(event_shape, last, self.channels, first, more, self.make_activation)
+        return _Activated(net, self.make_activation())
 
     def _likelihood(self, event_shape: tuple[int, ...], classes: int) -> ConditionalDistribution:
-        activation = _ACTIVATIONS[self.activation]
+        activation = self.make_activation
         copies = 2 if self.likelihood == "discretized-logistic" else 1  # parameters per pixel
         num_inputs = self._latent_length + classes
         net: nn.Module
@@ -271,3 +308,15 @@ class _OfOneHot(nn.Module):
     def forward(self, z: Tensor, *context: Tensor) -> Tensor:
         """Joins the variables and runs the network."""
         return self.net(z.flatten(-2), *context)
+
+
+class _Activated(nn.Module):
+    """A network with an activation at its end, which takes several inputs."""
+
+    def __init__(self, net: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.net, self.activation = net, activation
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Runs the network, then the activation."""
+        return self.activation(self.net(*inputs))
