@@ -33,8 +33,9 @@ class Sylvester(ConditionalTransform):
         features: length D of the vectors.
         context_features: length of the context of which Q, R, :math:`\tilde R` and b are functions; 0 to learn them.
         directions: where Q comes from: ``"orthogonal"`` (a matrix of M columns made orthonormal, here by its QR
-            decomposition, where the paper iterates), ``"householder"`` (a product of reflections; M = D) or ``"triangular"`` (the
-            identity, or with ``reverse`` the order of the features turned round; M = D; it has no parameters).
+            decomposition, where the paper iterates), ``"householder"`` (a product of reflections; M = D) or
+            ``"triangular"`` (the identity, or with ``reverse`` the order of the features turned round; M = D; it has no
+            parameters).
         num_terms: M, for ``"orthogonal"``; at most D, and D or 8 if that is less when None.
         num_reflections: reflections of ``"householder"``.
         reverse: turns the features' order round, for every other transform with ``"triangular"`` directions.
