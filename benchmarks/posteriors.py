@@ -2,8 +2,8 @@
 
 Trains the 784-200-200-50 variational autoencoder with each guide or prior for the same number of epochs; then reports
 the bound and log p(x) on the same test images, their differences from the diagonal guide image by image, how the
-bound's loss splits into approximation and amortization gap, and the seconds. A run that was interrupted goes on where it
-was. Results go to ``benchmarks/results/posteriors.json``, ``.md`` and ``.png``.
+bound's loss splits into approximation and amortization gap, and the seconds. A run that was interrupted goes on where
+it was. Results go to ``benchmarks/results/posteriors.json``, ``.md`` and ``.png``.
 
     python -m benchmarks.posteriors
 """
