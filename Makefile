@@ -28,6 +28,8 @@ bench: $(READY)  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks gradients
 	$(BIN)/python -m benchmarks reference-vae
 	$(BIN)/python -m benchmarks published
+	$(BIN)/python -m benchmarks posteriors
+	$(BIN)/python -m benchmarks potentials
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -3,7 +3,8 @@
 import importlib
 import sys
 
-COMMANDS = {name.replace("_", "-"): name for name in ("step_time", "gradients", "reference_vae", "published")}
+_NAMES = ("step_time", "gradients", "reference_vae", "published", "posteriors", "potentials")
+COMMANDS = {name.replace("_", "-"): name for name in _NAMES}
 
 
 def main(argv: list[str]) -> None:

@@ -1,10 +1,12 @@
 """The benchmarks run, in a small setting, and take up where they stopped."""
 
 import json
+import math
 
 import pytest
+import torch
 
-from benchmarks import gradients, published, reference_vae
+from benchmarks import gradients, posteriors, potentials, published, reference_vae
 from pyro_dgm.infer.estimators import ESTIMATORS
 
 
@@ -81,3 +83,47 @@ def test_published_results_are_compared_in_pairs_and_nothing_is_done_twice(tmp_p
     assert "not compared" in text  # on other data than the published number's
     assert text in capsys.readouterr().out
     assert (tmp_path / "published.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_posteriors_are_compared_image_by_image_and_nothing_is_done_twice(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(posteriors.SETTINGS, "compile", False)
+
+    def run():
+        arguments = ["--systems", "diagonal", "IAF (4)", "--data", "digits", "--epochs", "1", "--seeds", "0", "1"]
+        arguments += ["--particles", "5", "--every", "20", "--gap-images", "1"]
+        posteriors.main([*arguments, "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)])
+        return json.loads((tmp_path / "posteriors.json").read_text())
+
+    found = run()
+    assert run() == found  # the seconds, too
+    assert [row["system"] for row in found["rows"]] == ["diagonal", "IAF (4)"] * 2
+    for base, row in (found["rows"][:2], found["rows"][2:]):
+        assert row["differences"]["elbo"]["mean"] == pytest.approx(row["elbo"]["mean"] - base["elbo"]["mean"], abs=1e-4)
+        assert base["differences"]["elbo"] == {"mean": 0.0, "standard_error": 0.0}
+    assert ["gaps" in row for row in found["rows"]] == [True, True, False, False]
+    assert (tmp_path / "posteriors.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "posteriors.png").stat().st_size > 1000
+
+
+def test_the_potentials_are_the_papers_and_have_a_normaliser():
+    """U1 and U4 at points where they are easy; log Z of a normal in their place, by the same rule."""
+    z = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    moons = potentials.POTENTIALS["1"](z)
+    expected = [-math.log1p(math.exp(-0.5 * (4 / 0.6) ** 2)), 12.5 + 0.5 * (2 / 0.6) ** 2 - math.log(2)]
+    assert moons.tolist() == pytest.approx(expected, abs=1e-5)
+    fork = -math.log(1 + math.exp(-0.5 * (3 / (1 + math.exp(1 / 0.3)) / 0.35) ** 2))
+    assert potentials.POTENTIALS["4"](z)[1].item() == pytest.approx(fork, abs=1e-5)
+    assert potentials.log_normaliser(lambda z: 0.5 * z.square().sum(-1), 600) == pytest.approx(math.log(2 * math.pi))
+
+
+@pytest.mark.slow
+def test_flows_are_fitted_to_potentials_and_drawn(tmp_path, capsys):
+    arguments = ["--potentials", "1", "2", "--lengths", "1", "2", "--seeds", "0", "1", "--steps", "5", "--no-compile"]
+    potentials.main([*arguments, "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)])
+    found = json.loads((tmp_path / "potentials.json").read_text())
+    assert len(found["rows"]) == 2 * 2 * 2 * 2
+    assert all(row["kl"]["mean"] > -5 * row["kl"]["standard_error"] for row in found["rows"])
+    assert (tmp_path / "potentials.md").read_text() in capsys.readouterr().out
+    for name in ("potentials.png", "potentials-maps.png"):
+        assert (tmp_path / name).stat().st_size > 1000

@@ -24,6 +24,8 @@ RUNS = {
     "02_objectives.py": ({"EPOCHS": "1", "STEPS": "3"}, ["bounds.png"]),
     "03_discrete_latents.py": ({"STEPS": "3", "AUDITS": "3"}, ["audits.png", "learning.png", "causes.png"]),
     "04_wake_sleep.py": ({"EPOCHS": "1", "STEPS": "3"}, ["dreams.png", "directions.png"]),
+    "05_flow_guides.py": ({"EPOCHS": "1", "STEPS": "3"}, ["horseshoes.png", "digits.png"]),
+    "06_priors.py": ({"EPOCHS": "1"}, ["latents.png", "samples.png", "pseudo_inputs.png"]),
     "10_fast_svi.py": ({"EPOCHS": "2", "STEPS": "30", "BACKEND": "graph"}, ["seconds.png"]),
 }
 

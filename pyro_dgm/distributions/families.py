@@ -5,6 +5,7 @@ __all__ = ["FAMILIES", "posterior_family"]
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from pyro_dgm.distributions.conditional import ConditionalDistribution
@@ -21,7 +22,8 @@ Builder = Callable[..., ConditionalDistribution]
 def posterior_family(family: str, features: int, context_features: int, **options: Any) -> ConditionalDistribution:
     """A conditional distribution over vectors, of a family's name, given features of the data.
 
-    Its networks are affine maps of the features, so that an encoder, by ``Encoded`` or ``amortize``, does the rest.
+    Its networks are affine maps of the features, so that an encoder, by ``Encoded`` or ``amortize``, does the rest. What
+    couples the latents begins small, and the flows near the identity: at first every family is about the diagonal one.
 
     Arguments:
         family: ``"diagonal"``, ``"full"``, ``"low-rank"`` (with ``rank``, 5), ``"mixture"`` (``components``, 5),
@@ -52,12 +54,21 @@ def _diagonal(features: int, context_features: int) -> ConditionalDistribution:
 
 
 def _full(features: int, context_features: int) -> ConditionalDistribution:
-    return FullNormal(nn.Linear(context_features, FullNormal.num_parameters(features)))
+    return FullNormal(_beginning_small(nn.Linear(context_features, FullNormal.num_parameters(features)), 2 * features))
 
 
 def _low_rank(features: int, context_features: int, rank: int = 5) -> ConditionalDistribution:
     rank = min(rank, features)
-    return LowRankNormal(nn.Linear(context_features, LowRankNormal.num_parameters(features, rank)), rank)
+    net = nn.Linear(context_features, LowRankNormal.num_parameters(features, rank))
+    return LowRankNormal(_beginning_small(net, 2 * features), rank)
+
+
+def _beginning_small(net: nn.Linear, start: int) -> nn.Linear:
+    """The map with a hundredth of its weights from one output on: as drawn, a full triangle is mostly noise."""
+    with torch.no_grad():
+        net.weight[start:] *= 0.01
+        net.bias[start:] *= 0.01
+    return net
 
 
 def _mixture(features: int, context_features: int, components: int = 5) -> ConditionalDistribution:

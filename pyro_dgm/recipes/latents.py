@@ -13,7 +13,6 @@ from pyro_dgm.distributions import (
     DiagonalNormal,
     Encoded,
     FlowPrior,
-    FullNormal,
     MixturePrior,
     OneHotCategorical,
     PowerSpherical,
@@ -39,7 +38,7 @@ LATENT_CHOICES = {
     "sylvester": ("orthogonal", "householder", "triangular"),
 }
 
-_OF_ITS_OWN = {"full": FullNormal, "diagonal": DiagonalNormal}  # whose networks end in the parameters themselves
+_WITH_MEANS = ("diagonal", "full", "low-rank")
 _AUTOREGRESSIVE = ("iaf", "maf", "spline-autoregressive")
 _COUPLINGS = ("affine-coupling", "spline-coupling")
 
@@ -74,7 +73,7 @@ def latent_programs(
         return _auxiliary(recipe, likelihood, encoder, features, data, classes)
     posterior = _posterior(recipe, encoder, features)
     model = LatentVariableModel(_prior(recipe, posterior, data), likelihood)
-    has_means = recipe.latent == "spherical" or (recipe.latent == "normal" and recipe.posterior in _OF_ITS_OWN)
+    has_means = recipe.latent == "spherical" or (recipe.latent == "normal" and recipe.posterior in _WITH_MEANS)
     return VAEPrograms(model, AmortizedGuide(z=posterior), has_means)
 
 
@@ -131,9 +130,8 @@ def _posterior(
         return StickBreakingKumaraswamy(encoder(StickBreakingKumaraswamy.num_parameters(d)))
     if recipe.latent == "spherical":
         return PowerSpherical(encoder(PowerSpherical.num_parameters(d)))
-    if recipe.posterior in _OF_ITS_OWN:
-        own = _OF_ITS_OWN[recipe.posterior]
-        return own(encoder(own.num_parameters(d)))
+    if recipe.posterior == "diagonal":
+        return DiagonalNormal(encoder(DiagonalNormal.num_parameters(d)))
     return Encoded(features(0), posterior_family(recipe.posterior, d, recipe.hidden_features[-1], **_options(recipe)))
 
 
@@ -143,6 +141,7 @@ def _options(recipe: "VAERecipe") -> dict[str, Any]:
         "low-rank": {"rank": recipe.rank},
         "mixture": {"components": recipe.components},
         "semi-implicit": {"noise_features": recipe.noise_features, "num_mixing": recipe.num_mixing},
+        "full": {},
     }.get(recipe.posterior, {"num_transforms": recipe.num_transforms})
     if recipe.posterior == "sylvester":
         own["directions"] = recipe.sylvester

@@ -151,7 +151,7 @@ class VAERecipe:
         if self.latent_classes < 2:
             raise ValueError(f"latent_classes must be at least 2; got {self.latent_classes}. 10 is a usual number.")
         check_latents(self)
-        if not self.hidden_features and (self.network == "conv" or self.posterior not in ("diagonal", "full")):
+        if not self.hidden_features and (self.network == "conv" or self.posterior != "diagonal"):
             raise ValueError(
                 f"a conv network has a hidden layer, as has the encoder of a flow; got hidden_features=() with "
                 f"network={self.network!r} and posterior={self.posterior!r}. Use hidden_features=(200,)."

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dgm.infer import ELBO, IWAE, SVI
-from pyro_dgm.infer.compiling import Compiler
+from pyro_dgm.infer.compiling import Compiler, building
 from pyro_dgm.infer.compiling.backends import prepare
 from pyro_dgm.infer.compiling.building import Build
 
@@ -149,3 +150,21 @@ def test_another_process_finds_what_has_been_compiled(tmp_path):
         for _ in range(2)
     ]
     assert [each.stdout.split() for each in said] == [["1", "0"], ["0", "1"]]
+
+
+def test_nothing_is_traced_while_another_thread_compiles(monkeypatch):
+    """Both patch the same functions of torch; steps go on as written until the thread is done."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    monkeypatch.setattr(building, "_THREADS", [thread])
+    svi = trainer(ELBO(), Compiler("graph", quiet=True))
+    for _ in range(6):
+        svi.step(torch.randn(ROWS, FEATURES))
+    assert svi.compiled.num_compiled == 0
+    assert svi.compiled.refusals == []
+    done.set()
+    thread.join()
+    for _ in range(3):
+        svi.step(torch.randn(ROWS, FEATURES))
+    assert svi.compiled.num_compiled == 1

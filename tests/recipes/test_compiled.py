@@ -11,9 +11,10 @@ from torch import Tensor
 from pyro_dgm import datasets
 from pyro_dgm.infer import SVI
 from pyro_dgm.infer.compiling import Compiler, Payoff
+from pyro_dgm.recipes import DensityRecipe, MixtureRecipe
 from pyro_dgm.recipes.registry import RECIPES
 
-NAMES = [name for name in RECIPES if name != "mixture-em"]  # whose trainer is no SVI
+NAMES = [name for name, recipe in RECIPES.items() if not isinstance(recipe, DensityRecipe | MixtureRecipe)]
 STEPS = 200
 FAULTS = {100: "batch", 151: "parameter"}  # what has a NaN in which attempt at a step; these two are not taken
 EXPLOSION = 4  # attempts after all others, at a learning rate that is much too large

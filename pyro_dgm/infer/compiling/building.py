@@ -1,6 +1,6 @@
 """How a graph is made a function: at once, or in a thread while something else goes on."""
 
-__all__ = ["Build", "Compiler"]
+__all__ = ["Build", "Compiler", "is_busy", "wait_for_all"]
 
 import importlib
 import sys
@@ -18,7 +18,23 @@ from tqdm import tqdm
 from pyro_dgm.infer.compiling.backends import BACKENDS, Function, prepare
 
 ONE_BY_ONE = threading.Lock()  # for Inductor has state of its own
+_THREADS: list[threading.Thread] = []
 KEEPERS = ("torch._dynamo.utils", "torch._functorch.aot_autograd", "torch._inductor.select_algorithm")
+
+
+def is_busy() -> bool:
+    """Whether something is being compiled in a thread: nothing must be traced meanwhile, by whichever trainer.
+
+    Tracing and compiling patch the same functions of torch, and would undo each other's patches.
+    """
+    _THREADS[:] = [thread for thread in _THREADS if thread.is_alive()]
+    return bool(_THREADS)
+
+
+def wait_for_all() -> None:
+    """Waits for the end of all compiling in threads."""
+    for thread in list(_THREADS):
+        thread.join()
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ class Build:
         if not is_quiet:
             tqdm.write(f"compiling {name}; until it is done, steps are taken as before", file=sys.stderr)
         self._thread = threading.Thread(target=self._make_aside, args=(make, name, is_quiet), name="compile")
+        _THREADS.append(self._thread)
         self._thread.start()  # which the interpreter's end waits for
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from pyro_dgm.infer.compiling.building import Build, Compiler
+from pyro_dgm.infer.compiling.building import Build, Compiler, is_busy, wait_for_all
 from pyro_dgm.infer.compiling.chaining import chained, is_total, num_chained
 from pyro_dgm.infer.compiling.guards import Key, Recorder
 from pyro_dgm.infer.compiling.refusals import CompileError
@@ -265,7 +265,7 @@ class CompiledStep:
         assert version.capture is not None
         graph, live = version.capture.graph, version.inputs
         size = version.num_chained or num_chained(graph, [*live, *inputs[0]], len(inputs))
-        if version.chain is None and size > 1:
+        if version.chain is None and size > 1 and not is_busy():
             version.num_chained = size
             several = chained(graph, len(inputs[0]), size), [*live, *itertools.chain(*inputs[:size])]
             version.chain = Build(*several, self._compiler, f"{size} steps in one", is_whole=True)
@@ -333,6 +333,10 @@ class CompiledStep:
         if version.build is not None:
             if version.build.is_over:
                 self._refuse(key, version.build.error or CompileError("compiling came to nothing"))
+            return
+        if self._compiler.wait:
+            wait_for_all()
+        if is_busy():
             return
         try:
             self._trace(version, args, kwargs)
