@@ -3,10 +3,10 @@
 __all__ = ["FAMILIES", "posterior_family"]
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_dgm.distributions.conditional import ConditionalDistribution
 from pyro_dgm.distributions.flow import Flow
@@ -22,8 +22,8 @@ Builder = Callable[..., ConditionalDistribution]
 def posterior_family(family: str, features: int, context_features: int, **options: Any) -> ConditionalDistribution:
     """A conditional distribution over vectors, of a family's name, given features of the data.
 
-    Its networks are affine maps of the features, so that an encoder, by ``Encoded`` or ``amortize``, does the rest. What
-    couples the latents begins small, and the flows near the identity: at first every family is about the diagonal one.
+    Its networks are affine maps of the features, so that an encoder, by ``Encoded`` or ``amortize``, does the rest.
+    What couples the latents begins small, and most flows near the identity: at first they are about the diagonal one.
 
     Arguments:
         family: ``"diagonal"``, ``"full"``, ``"low-rank"`` (with ``rank``, 5), ``"mixture"`` (``components``, 5),
@@ -54,21 +54,12 @@ def _diagonal(features: int, context_features: int) -> ConditionalDistribution:
 
 
 def _full(features: int, context_features: int) -> ConditionalDistribution:
-    return FullNormal(_beginning_small(nn.Linear(context_features, FullNormal.num_parameters(features)), 2 * features))
+    return FullNormal(_Quiet(context_features, FullNormal.num_parameters(features), features))
 
 
 def _low_rank(features: int, context_features: int, rank: int = 5) -> ConditionalDistribution:
     rank = min(rank, features)
-    net = nn.Linear(context_features, LowRankNormal.num_parameters(features, rank))
-    return LowRankNormal(_beginning_small(net, 2 * features), rank)
-
-
-def _beginning_small(net: nn.Linear, start: int) -> nn.Linear:
-    """The map with a hundredth of its weights from one output on: as drawn, a full triangle is mostly noise."""
-    with torch.no_grad():
-        net.weight[start:] *= 0.01
-        net.bias[start:] *= 0.01
-    return net
+    return LowRankNormal(_Quiet(context_features, LowRankNormal.num_parameters(features, rank), features), rank)
 
 
 def _mixture(features: int, context_features: int, components: int = 5) -> ConditionalDistribution:
@@ -104,3 +95,22 @@ _PLAIN: dict[str, Builder] = {
 
 FAMILIES = (*_PLAIN, *KINDS)
 """The names of the families."""
+
+
+@final
+class _Quiet(nn.Module):
+    r"""An affine map whose outputs behind the first 2 d, those that couple features, are divided by :math:`\sqrt{d}`.
+
+    Adam moves all weights alike: noise of its steps in d (d - 1) / 2 couplings would cost more nats than they gain.
+    """
+
+    def __init__(self, context_features: int, num_outputs: int, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(context_features, num_outputs)
+        self.sizes = (2 * features, num_outputs - 2 * features)
+        self.scale = features**-0.5
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (*batch, H) to (*batch, num_outputs)."""
+        own, couplings = self.linear(features).split(self.sizes, dim=-1)
+        return torch.cat([own, self.scale * couplings], dim=-1)
