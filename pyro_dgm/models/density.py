@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_dgm.distributions import ConditionalDistribution
 from pyro_dgm.distributions.conditional import check_conditional, check_finite
 from pyro_dgm.infer.data_plate import data_plate, num_rows
+from pyro_dgm.models.latent_variable import check_shape
 from pyro_dgm.nn import LocalModule
 
 
@@ -81,11 +82,7 @@ class DensityModel(LocalModule):
         with data_plate(num, data_size):
             density = self.distribution(*(() if c is None else (c,)))
             if x is not None:
-                if tuple(x.shape[1:]) != tuple(density.event_shape):
-                    raise ValueError(
-                        f"x must have shape (B, {', '.join(map(str, density.event_shape))}); got {tuple(x.shape)}. "
-                        "Reshape the data, or size the distribution for them."
-                    )
+                check_shape(x, density)
                 if is_validation_enabled():
                     self.distribution.check_data(x)
             return pyro.sample("x", density, obs=x)

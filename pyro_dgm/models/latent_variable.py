@@ -1,6 +1,6 @@
 """The latent-variable model p(z) p(x | z): the generative half of a VAE."""
 
-__all__ = ["LatentVariableModel"]
+__all__ = ["LatentVariableModel", "check_shape"]
 
 from typing import final
 
@@ -86,17 +86,18 @@ class LatentVariableModel(LocalModule):
             z = pyro.sample("z", self.prior(*given))
             likelihood = self.likelihood(z, *given)
             if x is not None:
-                _check_shape(x, likelihood)
+                check_shape(x, likelihood)
                 if is_validation_enabled():
                     self.likelihood.check_data(x)
             return pyro.sample("x", likelihood, obs=x)
 
 
-def _check_shape(x: Tensor, likelihood: Distribution) -> None:
+def check_shape(x: Tensor, likelihood: Distribution) -> None:
+    """Raises a ``ValueError`` unless the data have the shape of the likelihood's draws, (B, *event)."""
     event = tuple(likelihood.event_shape)
     if tuple(x.shape[1:]) == event:
         return
-    cure = "Reshape the data, or size the likelihood's network for them."
+    cure = "Reshape the data, or size the likelihood for them."
     if tuple(x.shape) == event:
         cure = "It looks like one datum: add the batch dimension with x.unsqueeze(0)."
     raise ValueError(f"x must have shape (B, {', '.join(map(str, event))}); got {tuple(x.shape)}. {cure}")

@@ -61,7 +61,7 @@ def check_objective(recipe: "VAERecipe") -> None:
         recipe, {"beta": "1 is the ELBO.", "free_bits": "0 is the plain ELBO.", "mmd": "0 leaves it out."}
     )
     check_positive(recipe, dict.fromkeys(("temperature", "temperature_end"), "1 and 0.5 are usual."))
-    check_schedules(recipe, "kl_warmup", "temperature_epochs")
+    check_schedules(recipe, "kl_warmup", "temperature_epochs", "cooldown")
     bent = {name: value for name, value in (("beta", recipe.beta - 1), ("free_bits", recipe.free_bits)) if value}
     if bent and recipe.objective != "elbo":
         name = next(iter(bent))

@@ -87,6 +87,7 @@ class VAERecipe:
         activation: ``"relu"`` or ``"tanh"``.
         levels: values of a pixel, for the discretized logistic.
         learning_rate: of Adam.
+        cooldown: epochs at the end in which the learning rate is a tenth of that; a run made longer stays at it.
         batch_size: rows of a minibatch.
         epochs: passes through the data.
         patience: epochs without a better validation bound after which training stops; None to train to the end.
@@ -134,6 +135,7 @@ class VAERecipe:
     activation: str = "relu"
     levels: int = 256
     learning_rate: float = 1e-3
+    cooldown: int = 0
     batch_size: int = 100
     epochs: int = 20
     patience: int | None = None
