@@ -190,6 +190,7 @@ def check_transform(build: Callable[[int], ConditionalTransform], context_featur
     check_conditioning_on_rows(transform, x, context)
     check_flow_gradients(transform, context)
     check_far_points(transform, x, context)
+    torch.manual_seed(1)
     check_flow_density(build(2).double(), context_features)
     single = copy.deepcopy(transform).float()(*[c.float() for c in context])
     if transform.draws:
@@ -241,6 +242,17 @@ def check_conditioning_on_rows(transform: ConditionalTransform, x: Tensor, conte
     same = x[:1, :1].expand(1, 4, 3)
     spread = bijection(same).std(dim=1).sum()
     assert bool(spread > 1e-3) == bool(context)
+    if context:  # a likelihood under a particle plate: one value, a context for each particle
+        many = transform(torch.stack([context[0], 2 * context[0]]))
+        many = many if transform.draws else many.inv
+        z = many(x[0])
+        assert z.shape == (2, *x.shape[1:])
+        assert many.log_abs_det_jacobian(x[0], z).shape == z.shape[:-1]
+        torch.testing.assert_close(z[0], y[0])
+        if transform.draws and transform.scores_any_point:
+            torch.testing.assert_close(many.inv(y[0].clone())[0], x[0], atol=1e-6, rtol=1e-6)
+        with refuses(ValueError, "one context", "got 0"):
+            transform()
 
 
 def check_flow_gradients(transform: ConditionalTransform, context: list[Tensor]) -> None:
@@ -254,6 +266,7 @@ def check_flow_gradients(transform: ConditionalTransform, context: list[Tensor])
         assert_every_parameter_has_a_gradient(transform)
         transform.zero_grad()
     if flow.scores_any_point:
+        check_nothing_stale(transform, flow, context)
         points = torch.randn(6, *(c.shape[0] for c in context), 3, dtype=torch.float64)
         parameters = [p for p in transform.parameters() if p.requires_grad]
 
@@ -276,6 +289,31 @@ def check_flow_gradients(transform: ConditionalTransform, context: list[Tensor])
             score(*start)
             slope = (parameter.grad * direction).sum().item() if parameter.grad is not None else 0.0
             assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-4)
+    transform.zero_grad()
+
+
+def check_nothing_stale(transform: ConditionalTransform, flow: Flow, context: list[Tensor]) -> None:
+    """What was drawn or scored without gradients is computed again where they are asked for."""
+    points = torch.randn(6, *(c.shape[0] for c in context), 3, dtype=torch.float64)
+    for draws in (False, True):
+        gradients = []
+        for is_first in (False, True):
+            d = flow(*context)
+            if draws and flow.draws:
+                torch.manual_seed(3)
+                points = d.sample((6,))
+            if not is_first:
+                with torch.no_grad():
+                    d.log_prob(points)
+            transform.zero_grad()
+            d.log_prob(points).sum().backward()
+            gradients.append([p.grad.clone() for p in transform.parameters() if p.grad is not None])
+        fresh = flow(*context)
+        transform.zero_grad()
+        fresh.log_prob(points.clone()).sum().backward()
+        expected = [p.grad.clone() for p in transform.parameters() if p.grad is not None]
+        for found in gradients:
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     transform.zero_grad()
 
 

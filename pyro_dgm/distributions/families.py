@@ -1,6 +1,6 @@
 """Families of distributions over vectors, by name: what a guide's latents are given features of the data."""
 
-__all__ = ["FAMILIES", "posterior_family"]
+__all__ = ["FAMILIES", "OF_SEVERAL", "posterior_family"]
 
 from collections.abc import Callable
 from typing import Any, final
@@ -95,6 +95,9 @@ _PLAIN: dict[str, Builder] = {
 
 FAMILIES = (*_PLAIN, *KINDS)
 """The names of the families."""
+
+OF_SEVERAL = ("iaf", "maf", "affine-coupling", "spline-coupling", "spline-autoregressive")
+"""The families that need at least two features."""
 
 
 @final

@@ -11,10 +11,11 @@ import torch
 from pyro.infer.autoguide import AutoGuide, AutoNormal
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Distribution, ReshapeTransform, Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint
 from torch.nn.functional import one_hot
 
 from pyro_dgm.distributions import Bernoulli, Categorical, ConditionalDistribution
-from pyro_dgm.distributions.families import posterior_family
+from pyro_dgm.distributions.families import OF_SEVERAL, posterior_family
 from pyro_dgm.infer.programs import Program, Site, kind_of, unwrapped
 from pyro_dgm.infer.reading import DataPlate, Latents, exposing, read_latents, run_aside
 from pyro_dgm.nn import LocalModule
@@ -34,7 +35,8 @@ def amortize(
 
     The latents in the plate of the data are drawn in the model's order, each from the family, given the encoder's
     features of the datum and the latents before it; a bijection takes it to its support (positive, unit interval,
-    simplex and so on). Bits and classes get their own distributions. Latents outside of the plate get an AutoGuide.
+    simplex and so on; bounds are read once). Bits and classes get their own distributions; of a single number, a family
+    that couples several is the diagonal one. Latents outside of the plate get an AutoGuide.
 
     Arguments:
         model: a Pyro program with observed sites.
@@ -50,8 +52,9 @@ def amortize(
 
     Raises:
         TypeError: the encoder is no module, or returns no tensor.
-        ValueError: there are no arguments, the model has no latent, a latent of the data stands in a further plate, is
-            of a kind that has no such guide, or the encoder's features have no row per datum.
+        ValueError: there are no arguments, the model has no latent of the data, one of them stands in a further plate,
+            is of a kind that has no such guide, is masked or scaled, or has bounds that differ between data or runs, or
+            the encoder's features have no row per datum.
 
     Example:
         >>> def model(x):
@@ -70,12 +73,16 @@ def amortize(
     if not isinstance(encoder, nn.Module):
         raise TypeError(f"the encoder must be a module; got {type(encoder).__name__}. For instance MLP(784, 200).")
     latents = read_latents(model, args, kwargs)
-    if not (latents.local or latents.others):
-        raise ValueError("a guide needs a latent; got a model without. Use EmptyGuide().")
-    parts = {} if latents.plate is None else _parts(latents, latents.plate, encoder, args, family, family_options or {})
+    if latents.plate is None:
+        raise ValueError(
+            "an encoder is for latents in the plate of the data; got a model whose latents are "
+            f"{latents.others or 'none'}, which stand in no such plate. Use an AutoGuide, such as AutoNormal(model)."
+        )
+    parts = _parts(latents, latents.plate, encoder, args, family, family_options or {})
     with pyro.settings.context(module_local_params=True):
         outer = global_guide(exposing(model, latents.others)) if latents.others else None
-    guide = AutoAmortizedGuide(latents.plate, encoder, parts, outer)
+    reads_all_rows = bool(args) and isinstance(args[0], Tensor) and len(args[0]) == latents.plate.full_size
+    guide = AutoAmortizedGuide(latents.plate, encoder, parts, outer, latents.others, reads_all_rows)
     run_aside(guide, model, args, kwargs)  # whereupon an AutoGuide has its parameters
     return guide
 
@@ -85,30 +92,40 @@ class AutoAmortizedGuide(LocalModule):
     """The guide that ``amortize`` makes.
 
     Arguments:
-        plate: of the data, or None if no latent stands in it.
+        plate: of the data.
         encoder: given the model's positional arguments.
         parts: the distribution of every latent of the data, by name, in the model's order.
         global_guide: of the other latents, or None if there are none.
+        global_names: their names.
+        reads_all_rows: whether the programs' first argument has all N rows, of which the model draws some.
     """
 
     def __init__(
-        self, plate: DataPlate | None, encoder: nn.Module, parts: Mapping[str, "_Part"], global_guide: AutoGuide | None
+        self,
+        plate: DataPlate,
+        encoder: nn.Module,
+        parts: Mapping[str, "_Part"],
+        global_guide: AutoGuide | None,
+        global_names: Sequence[str],
+        reads_all_rows: bool,
     ) -> None:
         super().__init__()
-        self.plate, self.names = plate, tuple(parts)
+        self.plate, self.names, self.global_names = plate, tuple(parts), tuple(global_names)
+        self.reads_all_rows = reads_all_rows
         self.encoder = encoder
         self.parts = nn.ModuleList(parts.values())
         self.globals = global_guide
 
     @property
     def scores_any_point(self) -> bool:
-        """Whether its density is known at any point, for every latent of the data."""
+        """Whether its density is known at any point, for every latent; an AutoGuide's is not."""
         return not self.scored_when_drawn
 
     @property
     def scored_when_drawn(self) -> list[str]:
         """Names of the latents whose density is known at their last draws alone."""
-        return [name for name, conditional in self.conditionals().items() if not conditional.scores_any_point]
+        own = [name for name, conditional in self.conditionals().items() if not conditional.scores_any_point]
+        return [*own, *self.global_names]
 
     def conditionals(self) -> dict[str, ConditionalDistribution]:
         """The conditional distribution of every latent of the data, before it is taken to its support."""
@@ -124,19 +141,22 @@ class AutoAmortizedGuide(LocalModule):
             ValueError: the encoder's features have no row per datum.
         """
         draws = {} if self.globals is None else dict(self.globals(*args, **kwargs))
-        if self.plate is None:
-            return draws
-        draws_rows = self.plate.num_drawn is not None
-        features = None if draws_rows else features_of(self.encoder, args)
-        with self.plate.open(0 if features is None else len(features), kwargs.get("data_size")) as rows:
+        features = None if self.plate.num_drawn is not None else features_of(self.encoder, args)
+        full_size = self._full_size(args) if features is None else kwargs.get("data_size")
+        with self.plate.open(0 if features is None else len(features), full_size) as rows:
             if features is None:
-                features = features_of(self.encoder, [_rows_of(arg, rows, self.plate.full_size) for arg in args])
+                features = features_of(self.encoder, [_rows_of(arg, rows, full_size) for arg in args])
             inner = (1,) * (-self.plate.dim - 1)  # for the plates that the model opens inside of the data's
             given = [features.reshape(len(features), *inner, features.shape[-1])]
             for name, part in self._named_parts():
                 draws[name] = pyro.sample(name, part(concatenate(given)))
                 given.append(part.coordinates(draws[name]))
         return draws
+
+    def _full_size(self, args: Sequence[Any]) -> int | None:
+        """N where the model draws its rows: as many as the first argument has, or as it was when the model was read."""
+        sizes = [len(arg) for arg in args if isinstance(arg, Tensor) and arg.dim()]
+        return sizes[0] if self.reads_all_rows and sizes else self.plate.full_size
 
     def _named_parts(self) -> list[tuple[str, "_Part"]]:
         return list(zip(self.names, self.parts, strict=True))  # type: ignore[arg-type]  # a ModuleList of parts
@@ -202,7 +222,13 @@ def features_of(encoder: nn.Module, args: Sequence[Any]) -> Tensor:
         TypeError: it returns no tensor.
         ValueError: it returns another shape.
     """
-    features = encoder(*args)
+    try:
+        features = encoder(*args)
+    except TypeError as err:
+        raise TypeError(
+            f"the encoder is called with the model's positional arguments; got {len(args)} of them, and: {err}. Pass "
+            "the data by position, and give the encoder a forward that takes all of them."
+        ) from err
     if not isinstance(features, Tensor):
         raise TypeError(f"the encoder must return a tensor; got {type(features).__name__}. Join its outputs.")
     if features.dim() != 2:
@@ -233,27 +259,29 @@ def _parts(
                 f"amortize makes guides of latents in the data's plate alone; got {name!r}, which stands in {further} "
                 "as well. Make that dimension part of the event with .to_event(1), or write a guide by hand."
             )
-        parts[name] = _part(name, site, family, width, options)
+        parts[name] = _part(name, site, latents.supports[name], family, width, options).to(features)
         width += parts[name].coordinates(site["value"]).shape[-1]
     return parts
 
 
-def _part(name: str, site: Site, family: str, width: int, options: Mapping[str, Any]) -> _Part:
+def _part(name: str, site: Site, support: Constraint, family: str, width: int, options: Mapping[str, Any]) -> _Part:
     """The guide of one latent of the data, given ``width`` features."""
-    fn = site["fn"]
-    event = tuple(fn.event_shape)
-    if fn.support.is_discrete:
+    event = tuple(site["fn"].event_shape)
+    if support.is_discrete:
         return _discrete_part(name, site, width)
     try:
-        to_support = biject_to(fn.support)
+        to_support = biject_to(support)
     except NotImplementedError:
         raise ValueError(
             f"amortize knows supports that numbers can be mapped to; got {name!r}, a {kind_of(site)} on "
-            f"{fn.support}. Give it a conditional distribution of its own in a StructuredGuide."
+            f"{support}. Give it a conditional distribution of its own in a StructuredGuide."
         ) from None
     inner = torch.Size(to_support.inverse_shape(event))
-    conditional = posterior_family(family, inner.numel(), width, **options)
-    if len(event) == 1 and getattr(fn.support, "base_constraint", None) is constraints.real:
+    is_single = inner.numel() == 1 and family in OF_SEVERAL  # which of one number are normal, or nearly
+    conditional = posterior_family(
+        "diagonal" if is_single else family, inner.numel(), width, **({} if is_single else options)
+    )
+    if len(event) == 1 and getattr(support, "base_constraint", None) is constraints.real:
         return _Part(conditional, None, 1)
     return _Part(
         conditional, ComposeTransform([ReshapeTransform(torch.Size([inner.numel()]), inner), to_support]), len(event)

@@ -2,6 +2,7 @@
 
 __all__ = ["DataPlate", "Latents", "exposing", "read_latents", "run_aside"]
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_factor, site_is_subsample
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_dgm.infer.programs import (
     Program,
@@ -21,6 +24,7 @@ from pyro_dgm.infer.programs import (
     fork_rng,
     is_data,
     is_deterministic,
+    plate_scale,
     plates_of,
     sample_sites,
 )
@@ -49,17 +53,23 @@ class DataPlate(NamedTuple):
         full_size = frame.size if frame.full_size is None else frame.full_size
         if full_size == frame.size:
             return cls(frame.name, frame.dim, frame.size, None, None)
-        is_drawn = frame.name in trace.nodes and site_is_subsample(trace.nodes[frame.name])
+        site = trace.nodes.get(frame.name)
+        is_drawn = site is not None and site_is_subsample(site) and site["fn"].subsample_size is not None
         return cls(frame.name, frame.dim, frame.size, full_size, frame.size if is_drawn else None)
 
     def open(self, rows: int, data_size: int | None) -> AbstractContextManager[Any]:
-        """Opens it for so many rows, of ``data_size`` data if that is given."""
+        """Opens it for so many rows out of ``data_size`` data; where the program draws them, for as many as it does.
+
+        Only rows that are drawn leave a site, which the model is to be given: others are the model's own business.
+        """
         if self.num_drawn is not None:
-            return pyro.plate(self.name, self.full_size, subsample_size=self.num_drawn, dim=self.dim)
+            full_size = self.full_size if data_size is None else data_size
+            return pyro.plate(self.name, full_size, subsample_size=self.num_drawn, dim=self.dim)
         full_size = self.full_size if data_size is None else data_size
-        if full_size is None:
-            return pyro.plate(self.name, rows, dim=self.dim)
-        return pyro.plate(self.name, full_size, subsample=torch.arange(rows), dim=self.dim)
+        with poutine.block():
+            if full_size is None:
+                return pyro.plate(self.name, rows, dim=self.dim)
+            return pyro.plate(self.name, full_size, subsample=torch.arange(rows), dim=self.dim)
 
 
 class Latents(NamedTuple):
@@ -67,11 +77,13 @@ class Latents(NamedTuple):
 
     Arguments:
         local: those in the plate of the data, by name, in their order, as they were in a run.
+        supports: their supports, whose bounds are numbers.
         others: names of the rest.
         plate: of the data; None where no latent stands in it.
     """
 
     local: dict[str, Site]
+    supports: dict[str, Constraint]
     others: list[str]
     plate: DataPlate | None
 
@@ -81,24 +93,74 @@ class Latents(NamedTuple):
 
 
 def read_latents(model: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Latents:
-    """Runs a model once and says which latents it has; nothing of the run remains.
+    """Runs a model twice and says which latents it has; nothing of the runs remains.
 
     Arguments:
         model: a Pyro program with observed sites.
         args: its positional arguments.
         kwargs: its keyword arguments.
+
+    Raises:
+        ValueError: a latent of the data has bounds that differ from datum to datum or from run to run, or is masked or
+            scaled.
     """
     with poutine.block(), fork_rng(), evaluation_mode(model, model), torch.no_grad():
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
+        trace, again = (poutine.trace(model).get_trace(*args, **kwargs) for _ in range(2))
     latents = {
         name: site
         for name, site in sample_sites(trace).items()
         if not (is_data(site) or is_deterministic(site) or site_is_subsample(site) or site_is_factor(site))
     }
-    frame = data_frame_of(trace)
+    frame = _frame_of(trace)
     local = {name: site for name, site in latents.items() if frame is not None and frame in plates_of(site)}
     others = [name for name in latents if name not in local]
-    return Latents(local, others, DataPlate.of(frame, trace) if frame is not None and local else None)
+    if frame is None or not local:
+        return Latents({}, {}, others, None)
+    for name, site in local.items():
+        is_masked = site["mask"] is not None and site["mask"] is not True
+        if is_masked or isinstance(site["scale"], torch.Tensor) or not math.isclose(site["scale"], plate_scale(frame)):
+            raise ValueError(
+                f"a guide made of a model knows its plates alone; got latent {name!r}, which is masked or scaled. Mask "
+                "or scale observations only, or write the guide by hand, with the same mask or scale."
+            )
+    supports = {
+        name: _with_numbers(name, site["fn"].support, again.nodes[name]["fn"].support) for name, site in local.items()
+    }
+    return Latents(local, supports, others, DataPlate.of(frame, trace))
+
+
+def _frame_of(trace: Trace) -> CondIndepStackFrame | None:
+    """The plate of the data, also where something that stands in no plate is observed as well."""
+    found = data_frame_of(trace)
+    if found is not None:
+        return found
+    stacks = [stack for site in sample_sites(trace).values() if is_data(site) and (stack := plates_of(site))]
+    return next((frame for frame in (stacks or [[]])[0] if all(frame in stack for stack in stacks)), None)
+
+
+def _with_numbers(name: str, support: Constraint, again: Constraint) -> Constraint:
+    """A support whose bounds, as distributions have them, are tensors of one number; the bounds made numbers."""
+    event_dim = 0
+    while isinstance(support, constraints.independent) and isinstance(again, constraints.independent):
+        event_dim += support.reinterpreted_batch_ndims
+        support, again = support.base_constraint, again.base_constraint
+    bounds = []
+    for bound in _BOUNDS:
+        if bound in vars(support):
+            values = torch.stack([torch.as_tensor(vars(each)[bound]).double().amax() for each in (support, again)])
+            least = torch.as_tensor(vars(support)[bound]).double().amin()
+            if values[0] != values[1] or least != values[0]:
+                raise ValueError(
+                    f"a latent's support must be the same for every datum and draw; got latent {name!r}, whose {bound} "
+                    "is not. Sample it on the unit interval, and scale it in the model."
+                )
+            bounds.append(float(least))
+    if bounds:
+        support = type(support)(*bounds)
+    return constraints.independent(support, event_dim) if event_dim else support
+
+
+_BOUNDS = ("lower_bound", "upper_bound")  # in the order in which constraints take them
 
 
 def exposing(model: Program, names: Sequence[str]) -> Program:

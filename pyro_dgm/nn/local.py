@@ -45,6 +45,11 @@ class LocalModule(PyroModule):
             with _AnnounceParameters():
                 return super().__call__(*args, **kwargs)
 
+    def _pyro_set_supermodule(self, name: str, context: Any) -> None:
+        """Becomes a part of another module, also after it has run alone: its names stand in no store."""
+        self._pyro_context.used = False
+        super()._pyro_set_supermodule(name, context)
+
     def sample_globals(self) -> None:
         """Draws every ``PyroSample`` below this module now, so that it stands outside the plates opened later."""
         if any(isinstance(m, PyroModule) and m._pyro_samples for m in self.modules()):

@@ -176,6 +176,96 @@ def test_rows_that_the_model_draws_itself_are_the_guides():
     assert Trace_ELBO().loss(model, guide, X) > 0
 
 
+def test_rows_that_the_model_is_given_stay_the_models():
+    """An explicit subsample leaves a site as drawn rows do, but is nothing that a guide may choose."""
+    seen = []
+
+    def model(x: Tensor, rows: Tensor) -> None:
+        with pyro.plate("data", 100, subsample=rows) as found:
+            seen.append(found)
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z, z], -1), 0.5).to_event(1), obs=x)
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = MLP(4, 5, (8,))
+
+        def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+            return self.net(x)
+
+    guide = amortize(model, Encoder(), X, torch.arange(6))
+    for objective in (Trace_ELBO(), ELBO(2, max_plate_nesting=1)):
+        loss = objective.loss(model, guide, X[:3], torch.tensor([7, 50, 99]))  # a last, smaller batch
+        assert seen[-1].tolist() == [7, 50, 99]
+        assert abs(float(loss)) < 1e5
+    assert poutine.trace(guide).get_trace(X[:3], torch.arange(3)).nodes["z"]["scale"] == pytest.approx(100 / 3)
+
+
+def test_a_model_read_with_a_data_size_takes_others():
+    model = LatentVariableModel(StandardNormal(3), Bernoulli(MLP(3, 4, (8,))))
+    x = (X > 1).float()
+    guide = amortize(model, MLP(4, 5, (8,)), x, data_size=100)
+    for rows, size in ((6, 100), (4, 100), (6, 1000)):
+        assert ELBO(2).loss(model, guide, x[:rows], data_size=size).isfinite()
+
+
+def test_data_of_another_size_whose_rows_the_model_draws():
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), subsample_size=2) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z, z], -1), 0.5).to_event(1), obs=x[rows])
+
+    guide = amortize(model, MLP(4, 5, (8,)), X)
+    trace = poutine.trace(guide).get_trace(torch.cat([X, X]))
+    assert trace.nodes["z"]["scale"] == 6.0
+    assert Trace_ELBO().loss(model, guide, torch.cat([X, X])) > 0
+
+
+def test_the_encoder_is_used_where_a_global_is_observed():
+    def model(x: Tensor) -> None:
+        sd = pyro.sample("sd", dist.LogNormal(0.0, 1.0), obs=torch.tensor(0.5))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z, z], -1), sd).to_event(1), obs=x)
+
+    guide = amortize(model, MLP(4, 5, (8,)), X)
+    assert guide.names == ("z",)
+    assert guide(X[:2])["z"].shape == (2, 2)
+
+
+def test_a_guide_with_global_latents_says_that_it_cannot_score_any_point():
+    guide = made()
+    assert not guide.scores_any_point
+    assert guide.scored_when_drawn == ["sd"]
+    with refuses(ValueError, "AutoAmortizedGuide", "'sd'"):
+        WakeSleep().differentiable_loss(zoo, guide, X)
+
+
+def test_single_numbers_and_bounds_go_with_every_family():
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Uniform(-1.0, 3.0))
+            p = pyro.sample("p", dist.Pareto(torch.ones(len(x)), 2.0))
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 4), 1.0).to_event(1))
+            mean = z + (u + p).unsqueeze(-1)
+            pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
+
+    options = {"hidden_features": (8,)}
+    guide = amortize(model, MLP(4, 5, (8,)), X, family="iaf", family_options=options)
+    draws = guide(X[:4])
+    assert ((draws["u"] > -1) & (draws["u"] < 3)).all()
+    assert (draws["p"] > 1).all()
+    assert IWAE(3).loss(model, guide, X).isfinite()
+
+
+def test_a_guide_of_a_double_model_is_double():
+    x = (X > 1).double()
+    model = LatentVariableModel(StandardNormal(3), Bernoulli(MLP(3, 4, (8,)))).double()
+    guide = amortize(model, MLP(4, 5, (8,)).double(), x, family="planar")
+    assert guide(x)["z"].dtype is torch.float64
+
+
 def test_a_plate_inside_of_the_datas_keeps_its_dimension():
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x), dim=-2):
@@ -240,6 +330,36 @@ def _observed(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
 
 
+def pair_of_z(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(torch.cat([z, z], -1), 0.5).to_event(1), obs=x)
+
+
+def _weights(x: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w, 1.0).to_event(1), obs=x)
+
+
+def _ragged(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", dist.Uniform(torch.zeros(len(x)), x[:, 0]))
+        pyro.sample("x", dist.Normal(u.unsqueeze(-1).expand(*u.shape, 4), 1.0).to_event(1), obs=x)
+
+
+def _random_bounds(x: Tensor) -> None:
+    top = pyro.sample("top", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", dist.Uniform(0.0, top))
+        pyro.sample("x", dist.Normal(u.unsqueeze(-1).expand(*u.shape, 4), 1.0).to_event(1), obs=x)
+
+
+class _OfTwo(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
 @pytest.mark.parametrize(
     ("error", "parts", "build"),
     [
@@ -251,7 +371,17 @@ def _observed(x: Tensor) -> None:
         (ValueError, ("family", "'realnvp'"), lambda: amortize(zoo, MLP(4, 5), X, family="realnvp")),
         (ValueError, ("'z'", "['words']"), lambda: amortize(_nested, MLP(4, 5), X)),
         (ValueError, ("'n'", "Poisson"), lambda: amortize(_counts, MLP(4, 5), X)),
-        (ValueError, ("needs a latent",), lambda: amortize(_observed, MLP(4, 5), X)),
+        (ValueError, ("plate of the data", "none"), lambda: amortize(_observed, MLP(4, 5), X)),
+        (ValueError, ("plate of the data", "['w']", "AutoNormal"), lambda: amortize(_weights, MLP(4, 5), X)),
+        (ValueError, ("'u'", "upper_bound"), lambda: amortize(_ragged, MLP(4, 5), X)),
+        (ValueError, ("'u'", "upper_bound"), lambda: amortize(_random_bounds, MLP(4, 5), X)),
+        (
+            ValueError,
+            ("'z'", "masked or scaled"),
+            lambda: amortize(poutine.mask(pair_of_z, mask=X[:, 0] > 1), MLP(4, 5), X),
+        ),
+        (ValueError, ("'z'", "masked or scaled"), lambda: amortize(poutine.scale(pair_of_z, 0.5), MLP(4, 5), X)),
+        (TypeError, ("positional arguments", "1 of them"), lambda: amortize(zoo, _OfTwo(), X)),
         (ValueError, ("family", "'glow'"), lambda: posterior_family("glow", 3, 4)),
     ],
 )

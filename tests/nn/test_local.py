@@ -185,3 +185,30 @@ def test_an_unconstrained_pyro_param_is_trained():
     svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     svi.step(torch.ones(3, 2))
     torch.testing.assert_close(model.mean.detach(), torch.full((2,), 0.1), atol=1e-5, rtol=0.0)
+
+
+def test_what_has_run_alone_can_become_a_part():
+    class Inner(LocalModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = LocalModule()
+            self.net.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self):
+            return self.net.weight
+
+    class Outer(LocalModule):
+        def __init__(self, inner: LocalModule) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self):
+            return self.inner()
+
+    inner = Inner()
+    inner()
+    outer = Outer(inner)
+    assert outer() == 1.0
+    nodes = poutine.trace(outer).get_trace().nodes
+    assert [name for name, site in nodes.items() if site["type"] == "param"] == ["inner.net.weight"]
+    assert Outer(inner)() == 1.0

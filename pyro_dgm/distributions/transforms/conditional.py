@@ -1,6 +1,6 @@
 """What every transform of a flow shares: where its parameters come from, and which way it goes."""
 
-__all__ = ["Bijection", "ConditionalTransform", "Inverse", "Parameters", "check_width"]
+__all__ = ["Bijection", "ConditionalTransform", "Inverse", "Parameters", "check_context", "check_width"]
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -125,20 +125,28 @@ class Bijection(Transform):
             return self._log_det
         return self.forwards(x)[1]
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluates it forwards: y, (*batch, D)."""
+        self._forget_if_stale()
+        return super().__call__(x)
+
     def _call(self, x: Tensor) -> Tensor:
         y, self._log_det = self.forwards(x)
         self._has_history = torch.is_grad_enabled()
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        if not self._is_fit():
-            self._cached_x_y = (None, None)
+        self._forget_if_stale()
         return super()._inv_call(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
         x, self._log_det = self.backwards(y)
         self._has_history = torch.is_grad_enabled()
         return x
+
+    def _forget_if_stale(self) -> None:
+        if not self._is_fit():
+            self._cached_x_y = (None, None)
 
     def _is_fit(self) -> bool:
         return self._has_history or not torch.is_grad_enabled()
@@ -172,9 +180,18 @@ class Parameters(nn.Module):
         """Returns one tensor per parameter, (*batch, size)."""
         if not self.context_features:
             return self.values.split(self.sizes, dim=-1)
-        (c,) = context
-        check_features(c, self.context_features, "a transform, as context,")
-        return self.net(c).split(self.sizes, dim=-1)
+        return self.net(check_context(context, self.context_features)).split(self.sizes, dim=-1)
+
+
+def check_context(context: Sequence[Tensor], features: int) -> Tensor:
+    """The one context of a transform, checked: (*batch, features)."""
+    if len(context) != 1:
+        raise ValueError(
+            f"a transform with context_features={features} is given one context; got {len(context)}. Call the flow "
+            "with it, or build the transform without context_features."
+        )
+    check_features(context[0], features, "a transform, as context,")
+    return context[0]
 
 
 def check_transform(transform: ConditionalTransform) -> ConditionalTransform:
