@@ -3,12 +3,13 @@
 __all__ = ["SemiImplicit", "SemiImplicitDistribution"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_dgm.distributions.conditional import ConditionalDistribution, check_conditional, check_count
@@ -23,9 +24,13 @@ class SemiImplicitDistribution(TorchDistribution):
     least :math:`E \log q(z)` and converges to it as M grows. At any other value no estimate is known of which this
     holds. An expanded distribution draws noises of its own for each new element.
 
+    The density of a draw has gradients, with respect to the network, even when it was made without: the history of
+    the explicit distribution is kept for that until the next draw.
+
     Arguments:
         explicit: gives the distribution of z given noise, (M + 1, *shape, noise_features), with a batch of the noise's
-            leading dimensions.
+            leading dimensions. It is called once at the start for its shape, with a noise of zeros, without gradients
+            and without using up torch's random numbers.
         noise: a tensor of shape (noise_features,), for its shape, dtype and device.
         num_mixing: number M of noises beside the one that makes the draw.
 
@@ -43,7 +48,8 @@ class SemiImplicitDistribution(TorchDistribution):
         num_mixing: int,
         validate_args: bool | None = None,
     ) -> None:
-        with torch.no_grad():
+        devices = [noise.device] if noise.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
             one = explicit(torch.zeros_like(noise))  # for its shape
         if not one.has_rsample:
             raise ValueError(
@@ -86,7 +92,8 @@ class SemiImplicitDistribution(TorchDistribution):
         """Draws noises, and z with the first of them."""
         batch = torch.Size((self._num_mixing + 1, *sample_shape)) + self.batch_shape
         noise = torch.randn(batch + self._noise.shape, dtype=self._noise.dtype, device=self._noise.device)
-        given = self._explicit(noise)
+        with torch.enable_grad():  # whatever the draw is for: its density may be asked for with gradients
+            given = self._explicit(noise)
         if given.batch_shape != batch:
             raise ValueError(
                 "the conditional of a SemiImplicit must give each noise a distribution; got batch shape "
@@ -114,8 +121,8 @@ class SemiImplicit(ConditionalDistribution):
     estimate, are unbiased for p(x). So the ELBO with it is a lower bound on the log evidence, which tightens to the
     true ELBO as M grows; and importance-weighted bounds and estimates of log p(x) are lower bounds as ever.
 
-    Each draw runs the conditional's network M + 1 times, once more for the shape. Gradients are ``"reparam"`` only:
-    the others score points that were not drawn. A closed-form KL is never known.
+    Each draw runs the conditional's network M + 1 times, and each call once more for the shape, in evaluation mode.
+    Gradients are ``"reparam"`` only: the others score points that were not drawn. A closed-form KL is never known.
 
     References:
         Yin and Zhou (2018), Semi-Implicit Variational Inference, arXiv:1805.11183; Molchanov,
@@ -164,10 +171,24 @@ class SemiImplicit(ConditionalDistribution):
         """Returns the distribution of batch shape (*batch,) and the conditional's event shape; nothing is drawn yet."""
         candidates = (*context, *self.conditional.parameters())
         like = next((tensor for tensor in candidates if tensor.is_floating_point()), torch.empty(()))
-        return SemiImplicitDistribution(
-            lambda noise: self.conditional(*context, noise), like.new_zeros(self.noise_features), self.num_mixing
-        )
+        with _evaluation_mode(self.conditional):  # the network is run for its shape
+            return SemiImplicitDistribution(
+                lambda noise: self.conditional(*context, noise), like.new_zeros(self.noise_features), self.num_mixing
+            )
 
     def check_data(self, x: Tensor) -> None:
         """Raises as the conditional does."""
         self.conditional.check_data(x)
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Puts every part in evaluation mode, and its own mode back at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

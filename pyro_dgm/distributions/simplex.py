@@ -40,8 +40,15 @@ class StickBreakingDistribution(TorchDistribution):
 
     .. math:: \log p(\pi) = \sum_{k<K} \Big( \log p(v_k) - \log \sum_{j \ge k} \pi_j \Big).
 
+    That is the density of the sticks down to where the dtype can tell them apart: once less than 1e-19 of the stick is
+    left (1e-154 in float64), the rest is broken with uniform density, whatever the concentrations, in draws and
+    densities alike. So importance weights have a mean of one; the place of that cut takes no part in gradients. The
+    closed-form KL is that of all fractions, which is at least the KL of what can be told.
+
     All is computed with logarithms. A weight that is too small for a gradient in its dtype (below 4e-29 in float32) is
-    raised to that and then has none, so that draws, densities and gradients are finite.
+    raised to that and then has none, so that draws, densities and gradients are finite. A single fraction that leaves
+    less is scored as if it left so much: where b is below about 0.3 in p and far below that in q, the mean of weights
+    p / q exceeds one for it, by a factor of no more than the ratio of the two b.
 
     References:
         Nalisnick and Smyth (2017), Stick-Breaking Variational Autoencoders, arXiv:1605.06197;
@@ -81,7 +88,7 @@ class StickBreakingDistribution(TorchDistribution):
         value = value.clamp(min=_floor(value.dtype))
         log_rest = value.flip(-1).cumsum(-1).flip(-1).log()  # of the stick before it is broken for the k-th time
         logit = value[..., :-1].log() - log_rest[..., 1:]  # of v_k
-        a, b = self.concentration1, self.concentration0
+        a, b = self._concentrations(log_rest[..., :-1])
         log_complement = _log1mexp(_log_softplus(-logit) + a.log())  # log(1 - v^a)
         log_fraction = a.log() + b.log() + (a - 1) * logsigmoid(logit) + (b - 1) * log_complement
         return log_fraction.sum(-1) - log_rest[..., 1:-1].sum(-1)
@@ -90,9 +97,9 @@ class StickBreakingDistribution(TorchDistribution):
         """Draws by inversion of the fractions' distribution functions, with a path to both concentrations."""
         shape = torch.Size(sample_shape) + self.concentration1.shape
         noise = self.concentration1.new_empty(shape).exponential_()
-        log_v_negated = _log_minus_log_fraction(noise, self.concentration1, self.concentration0)
-        log_v, log_rest = -log_v_negated.exp(), _log1mexp(log_v_negated)
-        log_weights = pad(log_v, (0, 1)) + pad(log_rest.cumsum(-1), (1, 0))
+        _, log_rest = _break(noise, self.concentration1, self.concentration0)
+        log_v, log_rest = _break(noise, *self._concentrations(log_rest[..., :-1]))
+        log_weights = pad(log_v, (0, 1)) + log_rest
         # They sum to one but for rounding, which the softmax takes away: validation allows for 1e-6 and no more.
         return log_weights.clamp(min=math.log(_floor(log_weights.dtype))).softmax(-1)
 
@@ -105,6 +112,13 @@ class StickBreakingDistribution(TorchDistribution):
     def variance(self) -> Tensor:
         """The exact variances of the weights."""
         return self._moment(2) - self.mean.square()
+
+    def _concentrations(self, log_rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Of fractions of a stick of which so much is left, (*batch, K - 1): below the cut those of equal density."""
+        a, b = self.concentration1, self.concentration0
+        is_told = log_rest > math.log(_floor(log_rest.dtype)) * 2 / 3
+        still = torch.arange(a.shape[-1], 0, -1, dtype=b.dtype, device=b.device)  # pieces to come after each fraction
+        return torch.where(is_told, a, torch.ones_like(a)), torch.where(is_told, b, still)
 
     def _moment(self, power: int) -> Tensor:
         """Of the weights: products of those of the independent fractions and of what these leave."""
@@ -215,7 +229,9 @@ class DirichletPrior(_SimplexFamily):
     """A symmetric Dirichlet prior over K weights that sum to one.
 
     With a concentration below 1 few weights are large, at 1 every point of the simplex is as probable. A context, if
-    the model has one, is not looked at: p(z | c) = p(z).
+    the model has one, is not looked at: p(z | c) = p(z). With 0.02 or less many weights fall below what float32 holds,
+    and bounds that are estimated by draws from a ``Dirichlet`` come out too large, by tens of nats: use
+    ``analytic_kl=True`` or float64 there.
 
     References:
         Blei, Ng and Jordan (2003), Latent Dirichlet Allocation, JMLR 3.
@@ -249,7 +265,10 @@ class DirichletPrior(_SimplexFamily):
 class Dirichlet(_SimplexFamily):
     r"""A Dirichlet over K weights that sum to one, its concentrations a softplus of the network, plus 0.001.
 
-    Its draws have torch's implicit reparameterised gradients; the KL to a ``DirichletPrior`` is known.
+    Its draws have torch's implicit reparameterised gradients; the KL to a ``DirichletPrior`` is known. torch raises
+    weights that float32 cannot hold to 1e-38, which are many where concentrations are about 0.02 or less, here and in
+    the prior. The ratio of the two densities is then none of the draws', and bounds estimated by it come out too large,
+    by tens of nats: use ``analytic_kl=True`` or float64 there.
 
     References:
         Figurnov, Mohamed and Mnih (2018), Implicit Reparameterization Gradients, arXiv:1805.08498.
@@ -311,6 +330,12 @@ def _expect_log_complement(a: Tensor, b: Tensor, power: Tensor) -> Tensor:
     weights = (log_weight.to(a) - b * decay.to(a)).softmax(0)  # normalised on the nodes
     log_log = _log_softplus(-t).to(a)  # log(-log v^a)
     return (weights * _log1mexp(log_log - a.log() + power.log())).sum(0)
+
+
+def _break(noise: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the fractions, (*shape, K - 1), and of what is left before each and at last, (*shape, K)."""
+    log_v_negated = _log_minus_log_fraction(noise, a, b)
+    return -log_v_negated.exp(), pad(_log1mexp(log_v_negated).cumsum(-1), (1, 0))
 
 
 def _log_minus_log_fraction(noise: Tensor, a: Tensor, b: Tensor) -> Tensor:

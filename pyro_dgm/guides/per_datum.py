@@ -10,6 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import DiagonalNormal, FullNormal
+from pyro_dgm.distributions.conditional import check_count
 from pyro_dgm.guides.factorized import check_reads_data
 from pyro_dgm.infer.conditionals import hold
 from pyro_dgm.infer.data_plate import data_plate, num_rows
@@ -55,7 +56,7 @@ class PerDatumGuide(LocalModule):
 
     def __init__(self, size: int, family: str = "diagonal", /, **latents: int) -> None:
         super().__init__()
-        self.size = _check_count("size", size, "Pass the number of data of the whole set.")
+        self.size = check_count("size", size, 1, "Pass the number of data of the whole set.")
         if family not in FAMILIES:
             raise ValueError(f"family must be one of {tuple(FAMILIES)}; got {family!r}. 'diagonal' is the usual one.")
         if not latents:
@@ -63,7 +64,7 @@ class PerDatumGuide(LocalModule):
         kind = FAMILIES[family]
         tables = {}
         for name, length in latents.items():
-            width = kind.num_parameters(_check_count(f"the length of latent {name!r}", length, "20 is usual."))
+            width = kind.num_parameters(check_count(f"the length of latent {name!r}", length, 1, "20 is usual."))
             tables[name] = nn.Embedding.from_pretrained(torch.zeros(size, width), freeze=False)
         self.sites = LocalModule()
         hold(self.sites, {name: kind(table) for name, table in tables.items()})
@@ -132,9 +133,3 @@ class PerDatumGuide(LocalModule):
                 f"{int(index.max())}. Size the guide for the whole data set."
             )
         return index.long()
-
-
-def _check_count(name: str, value: int, cure: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}. {cure}")
-    return value

@@ -180,6 +180,53 @@ def test_a_draw_without_a_path_can_be_scored_too():
     assert d.log_prob(z).requires_grad
 
 
+def test_the_density_has_gradients_also_of_a_draw_made_without():
+    """The same as of a draw made with them, to the last bit."""
+    torch.manual_seed(0)
+    q, x = semi(), torch.randn(5, X)
+    gradients = []
+    for enabled in (True, False):
+        torch.manual_seed(1)
+        d = q(x)
+        with torch.set_grad_enabled(enabled):
+            z = d.sample((2,))
+        assert not z.requires_grad
+        log_prob = d.log_prob(z)
+        gradients.append(torch.autograd.grad(log_prob.sum(), list(q.parameters())))
+    torch.testing.assert_close(*gradients, atol=0.0, rtol=0.0)
+    with torch.no_grad():
+        assert not d.log_prob(z).requires_grad
+
+
+class Restless(nn.Module):
+    """Batch normalisation, dropout, and noise in every mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop, self.last = nn.BatchNorm1d(X + E), nn.Dropout(0.5), nn.Linear(X + E, 2 * D)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(x.shape[:-1], noise.shape[:-1])
+        joined = torch.cat([x.expand(*batch, -1), noise.expand(*batch, -1)], dim=-1)
+        normed = self.norm(joined.reshape(-1, X + E)).reshape(joined.shape)
+        return self.last(self.drop(normed) + torch.randn_like(normed))
+
+
+def test_finding_the_shape_leaves_no_trace():
+    """No running statistic moves, no random number is used, and every part keeps its own mode."""
+    net = Restless()
+    net.drop.eval()
+    q = SemiImplicit(DiagonalNormal(net), E, 3)
+    modes = [part.training for part in q.modules()]
+    state, before = copy.deepcopy(q.state_dict()), torch.get_rng_state()
+    d = q(torch.ones(2, X))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(dict(q.state_dict()), dict(state), atol=0.0, rtol=0.0)
+    assert [part.training for part in q.modules()] == modes
+    d.rsample((7,))
+    assert q.conditional.net.norm.num_batches_tracked == 1
+
+
 def test_after_a_draw_the_module_can_be_copied_and_saved():
     q, x = semi(), torch.randn(5, X)
     d = q(x)

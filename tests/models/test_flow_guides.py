@@ -216,7 +216,10 @@ def test_planar_flows_of_pyro_and_ours_are_one_function():
     assert math.isclose(transform()(x).sum().item(), other(x).sum().item(), rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["planar", "iaf", "sylvester", "affine-coupling", "maf"])
+COMPILED = ["planar", "iaf", "sylvester", "affine-coupling", "maf", "spline-coupling", "spline-autoregressive"]
+
+
+@pytest.mark.parametrize("kind", COMPILED)
 def test_a_compiled_step_is_the_step(kind):
     losses = []
     for compiler in (False, Compiler("graph", wait=True)):

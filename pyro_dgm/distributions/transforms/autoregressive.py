@@ -12,9 +12,9 @@ from pyro.nn import AutoRegressiveNN, ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_dgm.distributions.transforms.conditional import Bijection, ConditionalTransform, Parameters
+from pyro_dgm.distributions.transforms.conditional import Bijection, ConditionalTransform, Parameters, check_context
 from pyro_dgm.distributions.transforms.elementwise import Affine, Elementwise, Gated, Spline
-from pyro_dgm.nn.inputs import check_features, check_size
+from pyro_dgm.nn.inputs import check_size
 
 _RESIDUALS = ("normal", "gated")
 
@@ -104,13 +104,12 @@ class MaskedAutoregressive(ConditionalTransform):
 
 @final
 class SplineAutoregressive(ConditionalTransform):
-    r"""A rational spline of every feature whose knots depend on the features before it.
+    r"""A rational quadratic spline of every feature whose knots depend on the features before it.
 
     Cheap to draw from; with ``inverse`` cheap to score. Outside of ``[-bound, bound]`` it is the identity.
 
     References:
-        Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3, arXiv:1906.04032; Dolatabadi,
-        Erfani and Leckie (2020), arXiv:2001.05168 (``order="linear"``).
+        Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3, arXiv:1906.04032.
 
     Arguments:
         features: length D of the vectors, at least 2.
@@ -118,13 +117,11 @@ class SplineAutoregressive(ConditionalTransform):
         hidden_features: widths of the masked network's hidden layers, each at least D.
         num_bins: pieces of a spline.
         bound: half the width of the interval on which it is one.
-        order: of the rational functions, ``"linear"`` or ``"quadratic"``.
         inverse: the transform the other way round.
         reverse: goes through the features from the last to the first.
 
     Raises:
-        ValueError: a width or the bound is not positive, a hidden layer is narrower than the vectors, or the order is
-            unknown.
+        ValueError: a width or the bound is not positive, or a hidden layer is narrower than the vectors.
     """
 
     def __init__(
@@ -134,12 +131,11 @@ class SplineAutoregressive(ConditionalTransform):
         hidden_features: Sequence[int] = (100,),
         num_bins: int = 8,
         bound: float = 5.0,
-        order: str = "quadratic",
         inverse: bool = False,
         reverse: bool = False,
     ) -> None:
         super().__init__(features, context_features, least=2)
-        self.element = Spline(num_bins, bound, order)
+        self.element = Spline(num_bins, bound)
         self.inverse, self.cheap = inverse, "score" if inverse else "draw"
         self.net = _Masked(features, context_features, hidden_features, self.element.num_parameters, reverse)
 
@@ -224,8 +220,7 @@ class _Masked(nn.Module):
         """The network in a context, which maps (*batch, D) to (*batch, D, num_parameters)."""
         if not self.context_features:
             return lambda x: self.made(x).mT
-        (c,) = context
-        check_features(c, self.context_features, "a transform, as context,")
+        c = check_context(context, self.context_features)
 
         def net(x: Tensor) -> Tensor:
             batch = torch.broadcast_shapes(x.shape[:-1], c.shape[:-1])
@@ -242,12 +237,15 @@ class _Autoregressive(Bijection):
         self.net, self.element, self.order = net, element, order
 
     def forwards(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        each = self.element(self.net(x))
+        parameters = self.net(x)
+        x = x.expand(parameters.shape[:-1])  # the context may have more dimensions
+        each = self.element(parameters)
         y = each(x)
         return y, each.log_abs_det_jacobian(x, y).sum(-1)
 
     def backwards(self, y: Tensor) -> tuple[Tensor, Tensor]:
         places = torch.arange(y.shape[-1], device=y.device)
+        y = y.expand(self.net(y).shape[:-1])  # the context may have more dimensions
         x = torch.zeros_like(y)
         for i in self.order:  # its parameters depend on what has been found already
             x = torch.where(places == i, self.element(self.net(x)).inv(y), x)

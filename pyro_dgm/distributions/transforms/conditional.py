@@ -1,6 +1,6 @@
 """What every transform of a flow shares: where its parameters come from, and which way it goes."""
 
-__all__ = ["Bijection", "ConditionalTransform", "Inverse", "Parameters", "check_context", "check_width"]
+__all__ = ["Bijection", "ConditionalTransform", "Inverse", "Parameters", "check_context"]
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from pyro_dgm.distributions.conditional import check_count
 from pyro_dgm.nn import LocalModule
 from pyro_dgm.nn.inputs import check_features, check_size
 
@@ -41,7 +42,7 @@ class ConditionalTransform(LocalModule):
                 f"{type(self).__name__} couples features, at least {least} of them; got {features}. For one feature "
                 "use Planar or Radial."
             )
-        self.context_features = check_width("context_features", context_features)
+        self.context_features = check_count("context_features", context_features, 0, "0 is for none.")
 
     @property
     def draws(self) -> bool:
@@ -202,10 +203,3 @@ def check_transform(transform: ConditionalTransform) -> ConditionalTransform:
             "For instance transforms.Planar(2)."
         )
     return transform
-
-
-def check_width(name: str, value: int) -> int:
-    """Returns a number of features if it is an integer of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be an integer of at least 0; got {value!r}. 0 is for none.")
-    return value

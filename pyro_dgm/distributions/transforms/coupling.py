@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_dgm.distributions.transforms.conditional import Bijection, ConditionalTransform
+from pyro_dgm.distributions.transforms.conditional import Bijection, ConditionalTransform, check_context
 from pyro_dgm.distributions.transforms.elementwise import Affine, Elementwise, Spline
 from pyro_dgm.nn import MLP
-from pyro_dgm.nn.inputs import check_features
 
 
 @final
@@ -49,13 +48,12 @@ class AffineCoupling(ConditionalTransform):
 
 @final
 class SplineCoupling(ConditionalTransform):
-    r"""A coupling by monotone rational splines: every feature of one half, its knots given the other half.
+    r"""A coupling by monotone rational quadratic splines: every feature of one half, its knots given the other half.
 
     Cheap both to draw from and to score. Outside of ``[-bound, bound]`` it is the identity.
 
     References:
-        Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3, arXiv:1906.04032; Dolatabadi,
-        Erfani and Leckie (2020), arXiv:2001.05168 (``order="linear"``).
+        Durkan, Bekasov, Murray and Papamakarios (2019), Neural Spline Flows, section 3, arXiv:1906.04032.
 
     Arguments:
         features: length D of the vectors, at least 2.
@@ -63,11 +61,10 @@ class SplineCoupling(ConditionalTransform):
         hidden_features: widths of the network's hidden layers.
         num_bins: pieces of a spline.
         bound: half the width of the interval on which it is one.
-        order: of the rational functions, ``"linear"`` or ``"quadratic"``.
         reverse: the last half stays and the first is transformed, as in every other transform of a flow.
 
     Raises:
-        ValueError: a width or the bound is not positive, or the order is unknown.
+        ValueError: a width or the bound is not positive.
     """
 
     def __init__(
@@ -77,11 +74,10 @@ class SplineCoupling(ConditionalTransform):
         hidden_features: Sequence[int] = (100, 100),
         num_bins: int = 8,
         bound: float = 5.0,
-        order: str = "quadratic",
         reverse: bool = False,
     ) -> None:
         super().__init__(features, context_features, least=2)
-        self.element = Spline(num_bins, bound, order)
+        self.element = Spline(num_bins, bound)
         self.net = _Half(features, context_features, hidden_features, self.element.num_parameters, reverse)
 
     def forward(self, *context: Tensor) -> Transform:
@@ -107,10 +103,7 @@ class _Half(nn.Module):
 
     def given(self, *context: Tensor) -> Callable[[Tensor], Tensor]:
         """The network in a context, which maps one half (*batch, D1) to the other's (*batch, D2, num_parameters)."""
-        if self.context_features:
-            (c,) = context
-            check_features(c, self.context_features, "a transform, as context,")
-        given = context if self.context_features else ()
+        given = (check_context(context, self.context_features),) if self.context_features else ()
         return lambda kept: self.mlp(kept, *given).unflatten(-1, (-1, self.num_parameters))
 
 
@@ -124,21 +117,22 @@ class _Coupling(Bijection):
         self.net, self.element, self.sizes, self.reverse = net, element, sizes, reverse
 
     def forwards(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        kept, changed = self._halves(x)
-        each = self.element(self.net(kept))
+        kept, changed, each = self._read(x)
         y = each(changed)
         return self._joined(kept, y), each.log_abs_det_jacobian(changed, y).sum(-1)
 
     def backwards(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        kept, changed = self._halves(y)
-        each = self.element(self.net(kept))
+        kept, changed, each = self._read(y)
         x = each.inv(changed)
         return self._joined(kept, x), each.log_abs_det_jacobian(x, changed).sum(-1)
 
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor, Transform]:
+        """The half that is kept, the other one, and what is to be done to its elements."""
         first, last = x.split(self.sizes, dim=-1)
-        return (last, first) if self.reverse else (first, last)
+        kept, changed = (last, first) if self.reverse else (first, last)
+        parameters = self.net(kept)
+        return kept, changed.expand(parameters.shape[:-1]), self.element(parameters)  # a context may have more rows
 
     def _joined(self, kept: Tensor, changed: Tensor) -> Tensor:
-        kept = kept.expand(*changed.shape[:-1], -1)  # the context may have more dimensions
+        kept = kept.expand(*changed.shape[:-1], -1)
         return torch.cat([changed, kept] if self.reverse else [kept, changed], dim=-1)

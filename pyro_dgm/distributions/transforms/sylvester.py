@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_dgm.distributions.transforms.conditional import Bijection, ConditionalTransform, Parameters, check_width
+from pyro_dgm.distributions.conditional import check_count
+from pyro_dgm.distributions.transforms.conditional import Bijection, ConditionalTransform, Parameters
 from pyro_dgm.distributions.transforms.householder import reflect
 from pyro_dgm.distributions.transforms.planar import solve_tanh
 
@@ -62,10 +63,10 @@ class Sylvester(ConditionalTransform):
             )
         if num_terms is not None and directions != "orthogonal":
             raise ValueError(f"num_terms goes with orthogonal directions; got {directions!r}. Leave it out: it is D.")
-        if num_terms is not None and not 1 <= check_width("num_terms", num_terms) <= features:
+        if num_terms is not None and not 1 <= check_count("num_terms", num_terms, 1, "8 is usual.") <= features:
             raise ValueError(f"num_terms must lie between 1 and {features} features; got {num_terms}. 8 is usual.")
         self.directions, self.reverse = directions, reverse
-        self.num_reflections = min(check_width("num_reflections", num_reflections), features)
+        self.num_reflections = min(check_count("num_reflections", num_reflections, 1, "8 is usual."), features)
         self.num_terms = (num_terms or min(8, features)) if directions == "orthogonal" else features
         of_q = {"orthogonal": features * self.num_terms, "householder": self.num_reflections * features}.get(
             directions, 0
