@@ -112,7 +112,6 @@ RECIPES: dict[str, Recipe] = {
         summary="variational autoencoder whose prior is its guide at 500 learned pseudo-inputs",
         source="Tomczak and Welling (2018), arXiv:1705.07120",
         prior="vamp",
-        kl_warmup=10,  # without it the guide forgets the data, and the prior follows
         analytic_kl=False,
     ),
     "vae-auxiliary": VAERecipe(
