@@ -164,13 +164,13 @@ def _report(content: Mapping[str, Any], options: argparse.Namespace) -> str:
     titles += ["approximation gap", "amortization gap", "parameters", "training, s"]
     lines = ["# Richer guides and priors", ""]
     lines += [
-        "One decoder, 784-200-200-50 (tanh, or ReLU where it is said), and one encoder up to its last hidden layer, trained for "
-        f"{options.epochs} epochs by Adam (batches of 100; 1e-3, and 1e-4 in the last quarter) without any tuning; "
-        "what differs is the guide or the prior. In nats per datum; the bound is the ELBO (K = 10 draws), for the "
-        "auxiliary and the semi-implicit guide the bound that stands in its place, and log p(x) an importance-sampling "
-        "estimate, biased downwards. ± is the standard error over the test images, [least, largest] the range over "
-        "seeds; gains are differences from the diagonal guide with the same activations, image by image, so that what the images have in common "
-        "cancels. For the gaps a copy of the guide is fitted to each image alone (first seed; 500 steps): "
+        "One decoder, 784-200-200-50 (tanh, or ReLU where it is said), and one encoder up to its last hidden layer, "
+        f"trained for {options.epochs} epochs by Adam (batches of 100; 1e-3, and 1e-4 in the last quarter) without any "
+        "tuning; what differs is the guide or the prior. In nats per datum; the bound is the ELBO (K = 10 draws), for "
+        "the auxiliary guide the bound that stands in its place, and log p(x) an importance-sampling estimate, biased "
+        "downwards. ± is the standard error over the test images, [least, largest] the range over seeds; gains are "
+        "differences from the diagonal guide with the same activations, image by image, so that what the images have "
+        "in common cancels. For the gaps a copy of the guide is fitted to each image alone (first seed; 500 steps): "
         "approximation gap = log p(x) less the refitted bound, amortization gap = the refitted bound less the guide's "
         "own.",
         "",
