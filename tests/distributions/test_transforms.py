@@ -108,6 +108,16 @@ def test_a_gated_autoregressive_flow_begins_near_the_identity():
     torch.testing.assert_close(flow()(x), x, atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.parametrize("kind", ["iaf", "maf", "affine-coupling", "spline-autoregressive"])
+def test_many_transforms_in_a_row_begin_near_the_identity(kind):
+    torch.manual_seed(0)
+    x = torch.randn(200, 2)
+    y = Flow(StandardNormal(2), stack(kind, 32, 2, **({"gated": False} if kind == "iaf" else {})))().transforms
+    for transform in y:
+        x = transform(x)
+    assert x.abs().max() < 30
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", [InverseAutoregressive, SplineAutoregressive])
 def test_an_element_depends_on_those_before_it(kind, reverse):

@@ -57,6 +57,8 @@ class InverseAutoregressive(ConditionalTransform):
         super().__init__(features, context_features, least=2)
         self.element: Elementwise = Gated(forget_bias) if gated else Affine()
         self.net = _Masked(features, context_features, hidden_features, self.element.num_parameters, reverse)
+        if not gated:  # which has its bias for that
+            self.net.begin_small()
 
     def forward(self, *context: Tensor) -> Transform:
         """Returns the bijection."""
@@ -96,6 +98,7 @@ class MaskedAutoregressive(ConditionalTransform):
         super().__init__(features, context_features, least=2)
         self.element = Affine()
         self.net = _Masked(features, context_features, hidden_features, self.element.num_parameters, reverse)
+        self.net.begin_small()
 
     def forward(self, *context: Tensor) -> Transform:
         """Returns the bijection."""
@@ -138,6 +141,7 @@ class SplineAutoregressive(ConditionalTransform):
         self.element = Spline(num_bins, bound)
         self.inverse, self.cheap = inverse, "score" if inverse else "draw"
         self.net = _Masked(features, context_features, hidden_features, self.element.num_parameters, reverse)
+        self.net.begin_small()
 
     def forward(self, *context: Tensor) -> Transform:
         """Returns the bijection."""
@@ -215,6 +219,13 @@ class _Masked(nn.Module):
             if context_features
             else AutoRegressiveNN(features, widths, [num_parameters], permutation)
         )
+
+    def begin_small(self) -> None:
+        """A tenth of the last layer, so that many transforms in a row begin near the identity."""
+        last = self.made.layers[-1]
+        with torch.no_grad():
+            last.weight *= 0.1
+            last.bias *= 0.1
 
     def given(self, *context: Tensor) -> Callable[[Tensor], Tensor]:
         """The network in a context, which maps (*batch, D) to (*batch, D, num_parameters)."""
