@@ -124,7 +124,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--potentials", nargs="+", choices=POTENTIALS, default=list(POTENTIALS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[2, 8, 32])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--particles", type=int, default=256, help="draws per step")
     parser.add_argument("--threads", type=int, default=1)

@@ -14,6 +14,7 @@ from pyro_dgm.plotting.figures import FAINT, new_figure, to_array
 
 SIDE = 2.3  # inches
 MAX_COLUMNS = 6
+FULL = 0.999  # share of the points below the darkest shade, so that a spike leaves the rest to be seen
 
 
 def plane(extent: float, side: int = 100) -> Tensor:
@@ -44,7 +45,7 @@ def density_maps(
 ) -> Figure:
     """Log-densities over the plane as heat maps side by side, each on a scale of its own.
 
-    A map shows the density, not its logarithm, from white (none) to dark (its largest value).
+    A map shows the density, not its logarithm, from white (none) to dark (its largest values).
 
     Arguments:
         log_densities: by title, at the points of ``plane(extent, side)``, of shape (side^2,); they need not be
@@ -81,7 +82,7 @@ def density_maps(
                     "the density at plane(extent, side)."
                 )
             axes = figure.add_subplot(rows, columns, place)
-            density = np.exp(log_p - log_p.max()).reshape(side, side)
+            density = np.exp(log_p - np.quantile(log_p, FULL)).clip(max=1).reshape(side, side)
             box = (-extent, extent, -extent, extent)
             axes.imshow(density, cmap="Blues", origin="lower", extent=box, interpolation="bilinear", vmin=0, vmax=1)
             if title in points:
