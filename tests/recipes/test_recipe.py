@@ -111,7 +111,7 @@ def test_unknown_settings_name_the_nearest_or_all():
         ({"network": "conv", "hidden_features": ()}, "got hidden_features=()"),
         ({"latent": "binary"}, "got 'binary'"),
         ({"latent_classes": 1}, "latent_classes must be at least 2; got 1"),
-        ({"latent": "categorical", "posterior": "full"}, "got posterior='full'"),
+        ({"latent": "categorical", "posterior": "full"}, "and posterior='full'"),
         ({"latent": "categorical", "gradient": "stl"}, "for categorical latents; got 'stl'"),
         ({"gradient": "gumbel"}, "for normal latents; got 'gumbel'"),
         ({"gradient": "relax"}, "got 'relax'"),
