@@ -6,7 +6,7 @@ bound's loss splits into approximation and amortization gap, and the seconds. A 
 it was. Results go to ``benchmarks/results/posteriors.json``, ``.md`` and ``.png``.
 
     python -m benchmarks.posteriors
-    python -m benchmarks.posteriors --systems "diagonal, ReLU" "VampPrior, ReLU" --every 50 --gap-images 0 \
+    python -m benchmarks.posteriors --systems "diagonal, ReLU" "VampPrior, ReLU" --every 50 --gap-images 8 \
         --name posteriors-vamp
 """
 
