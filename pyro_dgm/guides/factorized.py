@@ -10,8 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_dgm.distributions import ConditionalDistribution
-from pyro_dgm.distributions.conditional import check_finite
-from pyro_dgm.infer.conditionals import hold
+from pyro_dgm.distributions.conditional import check_finite, hold
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import LocalModule
 

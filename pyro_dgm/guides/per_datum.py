@@ -10,9 +10,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import DiagonalNormal, FullNormal
-from pyro_dgm.distributions.conditional import check_count
+from pyro_dgm.distributions.conditional import check_count, hold
 from pyro_dgm.guides.factorized import check_reads_data
-from pyro_dgm.infer.conditionals import hold
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import LocalModule
 

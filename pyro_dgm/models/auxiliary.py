@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_dgm.distributions import ConditionalDistribution
-from pyro_dgm.infer.conditionals import hold
+from pyro_dgm.distributions.conditional import hold
 from pyro_dgm.infer.programs import Program, Site, module_of
 from pyro_dgm.infer.recording import Recording, record
 from pyro_dgm.nn import LocalModule
