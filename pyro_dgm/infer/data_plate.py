@@ -1,6 +1,6 @@
 """The plate over the data, opened alike by models and guides."""
 
-__all__ = ["data_plate", "num_rows", "same_plate"]
+__all__ = ["data_plate", "num_rows", "plate_of_rows", "same_plate"]
 
 from numbers import Integral
 
@@ -17,6 +17,8 @@ from pyro_dgm.infer.programs import DATA_PLATE
 def data_plate(num: int, data_size: int | None = None) -> SubsampleMessenger:
     """Opens the plate named ``data``, on dimension -1, for a minibatch of ``num`` out of ``data_size`` data.
 
+    It leaves no site of rows: a model that is replayed keeps the rows that it was given itself.
+
     Raises:
         ValueError: the minibatch is empty, or larger than the data.
     """
@@ -29,7 +31,13 @@ def data_plate(num: int, data_size: int | None = None) -> SubsampleMessenger:
             f"data_size is the number of data the minibatch stands for, at least its {num} rows; got {data_size}. "
             "Pass the size of the training set."
         )
-    return pyro.plate(DATA_PLATE, data_size, subsample=torch.arange(num), dim=-1)
+    return plate_of_rows(DATA_PLATE, data_size, num, dim=-1)
+
+
+def plate_of_rows(name: str, full_size: int | None, rows: int, dim: int) -> SubsampleMessenger:
+    """Opens a plate for so many rows, which stand for ``full_size`` data, and leaves no site of their numbers."""
+    with poutine.block():
+        return pyro.plate(name, full_size, subsample=torch.arange(rows), dim=dim)
 
 
 def same_plate(frame: CondIndepStackFrame) -> SubsampleMessenger:
@@ -37,10 +45,9 @@ def same_plate(frame: CondIndepStackFrame) -> SubsampleMessenger:
 
     Its rows are a site of the trace already, which may not have two of one name: this plate leaves none.
     """
-    with poutine.block():
-        if frame.size < 0:
-            return pyro.plate(frame.name, dim=frame.dim)
-        return pyro.plate(frame.name, frame.full_size, subsample=torch.arange(frame.size), dim=frame.dim)
+    if frame.size < 0:
+        return pyro.plate(frame.name, dim=frame.dim)
+    return plate_of_rows(frame.name, frame.full_size, frame.size, frame.dim)
 
 
 def num_rows(x: Tensor, context: Tensor | None = None) -> int:

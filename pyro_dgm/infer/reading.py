@@ -16,6 +16,7 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_dgm.infer.data_plate import plate_of_rows
 from pyro_dgm.infer.programs import (
     Program,
     Site,
@@ -28,6 +29,8 @@ from pyro_dgm.infer.programs import (
     plates_of,
     sample_sites,
 )
+
+_BOUNDS = ("lower_bound", "upper_bound")  # in the order in which constraints take them
 
 
 class DataPlate(NamedTuple):
@@ -62,14 +65,10 @@ class DataPlate(NamedTuple):
 
         Only rows that are drawn leave a site, which the model is to be given: others are the model's own business.
         """
-        if self.num_drawn is not None:
-            full_size = self.full_size if data_size is None else data_size
-            return pyro.plate(self.name, full_size, subsample_size=self.num_drawn, dim=self.dim)
         full_size = self.full_size if data_size is None else data_size
-        with poutine.block():
-            if full_size is None:
-                return pyro.plate(self.name, rows, dim=self.dim)
-            return pyro.plate(self.name, full_size, subsample=torch.arange(rows), dim=self.dim)
+        if self.num_drawn is not None:
+            return pyro.plate(self.name, full_size, subsample_size=self.num_drawn, dim=self.dim)
+        return plate_of_rows(self.name, rows if full_size is None else full_size, rows, self.dim)
 
 
 class Latents(NamedTuple):
@@ -104,7 +103,7 @@ def read_latents(model: Program, args: Sequence[Any], kwargs: Mapping[str, Any])
         ValueError: a latent of the data has bounds that differ from datum to datum or from run to run, or is masked or
             scaled.
     """
-    with poutine.block(), fork_rng(), evaluation_mode(model, model), torch.no_grad():
+    with poutine.block(), fork_rng(), evaluation_mode(model):
         trace, again = (poutine.trace(model).get_trace(*args, **kwargs) for _ in range(2))
     latents = {
         name: site
@@ -160,9 +159,6 @@ def _with_numbers(name: str, support: Constraint, again: Constraint) -> Constrai
     return constraints.independent(support, event_dim) if event_dim else support
 
 
-_BOUNDS = ("lower_bound", "upper_bound")  # in the order in which constraints take them
-
-
 def exposing(model: Program, names: Sequence[str]) -> Program:
     """The model with all sites hidden but those named."""
     program: Program = poutine.block(model, expose=list(names))
@@ -170,6 +166,6 @@ def exposing(model: Program, names: Sequence[str]) -> Program:
 
 
 def run_aside(program: Program, model: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Runs a program, seen by no handler, with modules in evaluation mode and torch's generator put back."""
+    """Runs a program, seen by no handler, without gradients, in evaluation mode, and puts torch's generator back."""
     with poutine.block(), fork_rng(), evaluation_mode(program, model):
         return program(*args, **kwargs)

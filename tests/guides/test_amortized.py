@@ -1,14 +1,18 @@
 """The amortized guide: its contract, and what it refuses."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 from contracts import check_guide, refuses
 from pyro_dgm.distributions import Bernoulli, DiagonalNormal, FullNormal
 from pyro_dgm.guides import AmortizedGuide
-from pyro_dgm.nn import MLP, ConvEncoder
+from pyro_dgm.infer import ELBO
+from pyro_dgm.nn import MLP, ConvEncoder, LocalModule
 
 
 def mlp(in_features: int, out_features: int) -> MLP:
@@ -76,3 +80,29 @@ def test_a_guide_reads_data_with_a_batch_dimension():
     guide = AmortizedGuide(z=DiagonalNormal(mlp(6, 4)))
     with refuses(ValueError, "first dimension of x", "(6,)", "x.unsqueeze(0)"):
         guide(torch.randn(6))
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_rows_that_a_model_is_given_stay_the_models(vectorized):
+    """The guide's own numbers of its rows are no site that a replayed model would take for the rows of its data."""
+    everything, rows, seen = torch.randn(100, 6), torch.tensor([7, 50, 99]), []
+
+    def model(x, data_size):
+        with pyro.plate("data", data_size, subsample=rows) as found:
+            seen.append(found)
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(found), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.repeat_interleave(3, -1), 1.0).to_event(1), obs=everything[found])
+
+    class Guide(LocalModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = AmortizedGuide(z=DiagonalNormal(mlp(6, 4)))
+
+        def forward(self, x, data_size):
+            return self.inner(x, data_size=data_size)
+
+    guide = Guide()
+    for objective in (Trace_ELBO(2, vectorize_particles=vectorized, max_plate_nesting=1), ELBO(2, max_plate_nesting=1)):
+        objective.loss(model, guide, everything[rows], 100)
+    assert all(torch.equal(found, rows) for found in seen)
+    assert poutine.trace(guide).get_trace(everything[rows], 100).nodes["z"]["scale"] == pytest.approx(100 / 3)
