@@ -244,8 +244,7 @@ def _parts(
     family: str,
     options: Mapping[str, Any],
 ) -> "dict[str, _Part]":
-    with torch.no_grad():
-        features = run_aside(lambda *given: features_of(encoder, given), encoder, args, {})
+    features = run_aside(lambda *given: features_of(encoder, given), encoder, args, {})
     if len(features) not in (plate.rows, plate.full_size):
         raise ValueError(
             f"the encoder's features must have one row for each of the {plate.rows} data in the plate {plate.name!r}; "
@@ -277,15 +276,13 @@ def _part(name: str, site: Site, support: Constraint, family: str, width: int, o
             f"{support}. Give it a conditional distribution of its own in a StructuredGuide."
         ) from None
     inner = torch.Size(to_support.inverse_shape(event))
-    is_single = inner.numel() == 1 and family in OF_SEVERAL  # which of one number are normal, or nearly
-    conditional = posterior_family(
-        "diagonal" if is_single else family, inner.numel(), width, **({} if is_single else options)
-    )
+    if inner.numel() == 1 and family in OF_SEVERAL:
+        family, options = "diagonal", {}
+    conditional = posterior_family(family, inner.numel(), width, **options)
     if len(event) == 1 and getattr(support, "base_constraint", None) is constraints.real:
         return _Part(conditional, None, 1)
-    return _Part(
-        conditional, ComposeTransform([ReshapeTransform(torch.Size([inner.numel()]), inner), to_support]), len(event)
-    )
+    from_vector = ReshapeTransform(torch.Size([inner.numel()]), inner)
+    return _Part(conditional, ComposeTransform([from_vector, to_support]), len(event))
 
 
 def _discrete_part(name: str, site: Site, width: int) -> _Part:

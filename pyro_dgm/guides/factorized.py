@@ -1,6 +1,6 @@
 """What guides share whose latents come from conditional distributions: one for each, given the datum."""
 
-__all__ = ["FactorizedGuide", "check_reads_data"]
+__all__ = ["FactorizedGuide", "check_is_given"]
 
 from collections.abc import Mapping, Sequence
 
@@ -72,7 +72,7 @@ class FactorizedGuide(LocalModule):
         Raises:
             ValueError: there are no data, they have no batch dimension, or they are not finite.
         """
-        x = check_reads_data(x)
+        x = check_is_given(x)
         rows = num_rows(x, c)
         if is_validation_enabled():
             for what, value in (("x", x), ("context", c)):
@@ -98,7 +98,7 @@ class FactorizedGuide(LocalModule):
         return draws
 
 
-def check_reads_data(x: Tensor | None) -> Tensor:
+def check_is_given(x: Tensor | None) -> Tensor:
     """Returns the data if there are some."""
     if x is None:
         raise ValueError("a guide reads data; got none. To simulate, call the model without a guide.")

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_dgm.guides.factorized import check_reads_data
+from pyro_dgm.guides.factorized import check_is_given
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import LocalModule
 
@@ -77,6 +77,6 @@ class MixturePosterior(LocalModule):
             TypeError: the data have another dtype than the model's parameters.
             ValueError: there are no data, they have another shape, or they are not finite.
         """
-        x = check_reads_data(x)
+        x = check_is_given(x)
         with data_plate(num_rows(x), data_size):
             return {"z": pyro.sample("z", dist.Categorical(probs=self._responsibilities(x)))}

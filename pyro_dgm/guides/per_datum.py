@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_dgm.distributions import DiagonalNormal, FullNormal
 from pyro_dgm.distributions.conditional import check_count, hold
-from pyro_dgm.guides.factorized import check_reads_data
+from pyro_dgm.guides.factorized import check_is_given
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import LocalModule
 
@@ -105,7 +105,7 @@ class PerDatumGuide(LocalModule):
             ValueError: there are no data, the index has not one row for each, or is out of range; there is no index,
                 and the data are not N.
         """
-        rows = num_rows(check_reads_data(x), c)
+        rows = num_rows(check_is_given(x), c)
         index = self._index(index, rows)
         with data_plate(rows, data_size):
             return {name: pyro.sample(name, getattr(self.sites, name)(index)) for name in self.names}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_dgm.distributions.autoregressive import binary_layer, check_data_mean, check_layers, check_vectors
 from pyro_dgm.distributions.conditional import check_finite
-from pyro_dgm.guides.factorized import check_reads_data
+from pyro_dgm.guides.factorized import check_is_given
 from pyro_dgm.infer.data_plate import data_plate, num_rows
 from pyro_dgm.nn import MLP, LocalModule
 from pyro_dgm.nn.inputs import check_dtype, check_size
@@ -93,7 +93,7 @@ class SigmoidBeliefGuide(LocalModule):
             TypeError: the data have another dtype than the parameters.
             ValueError: there are no data, they have another shape, or they are not finite.
         """
-        x = check_reads_data(x)
+        x = check_is_given(x)
         rows = num_rows(x)
         check_vectors(x, self.features)
         check_dtype(x, self, "this SigmoidBeliefGuide")
