@@ -256,12 +256,12 @@ class _Autoregressive(Bijection):
 
     def backwards(self, y: Tensor) -> tuple[Tensor, Tensor]:
         places = torch.arange(y.shape[-1], device=y.device)
-        y = y.expand(self.net(y).shape[:-1])  # the context may have more dimensions
         x = torch.zeros_like(y)
         for i in self.order:  # its parameters depend on what has been found already
-            x = torch.where(places == i, self.element(self.net(x)).inv(y), x)
+            parameters = self.net(x)  # (*batch, D, ...), in which the context may have more dimensions
+            x = torch.where(places == i, self.element(parameters).inv(y.expand(parameters.shape[:-1])), x)
         each = self.element(self.net(x))
-        return x, each.log_abs_det_jacobian(x, each(x)).sum(-1)
+        return x, each.log_abs_det_jacobian(x, y.expand_as(x)).sum(-1)
 
 
 class _Block(Bijection):
