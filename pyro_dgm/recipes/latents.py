@@ -57,7 +57,6 @@ def latent_programs(
     encoder: Callable[[int], nn.Module],
     features: Callable[[int], nn.Module],
     data: Tensor,
-    classes: int,
 ) -> VAEPrograms:
     """Puts prior, guide and likelihood together.
 
@@ -67,10 +66,9 @@ def latent_programs(
         encoder: makes a network from the data, and the class, to so many numbers.
         features: makes a network from the data, and the class, to the last hidden layer, given as many more inputs.
         data: of training, (N, *event), for pseudo-inputs.
-        classes: number of classes everything is conditioned on; 0 for none.
     """
     if recipe.posterior == "auxiliary":
-        return _auxiliary(recipe, likelihood, encoder, features, data, classes)
+        return _auxiliary(recipe, likelihood, encoder, features, data)
     posterior = _posterior(recipe, encoder, features)
     model = LatentVariableModel(_prior(recipe, posterior, data), likelihood)
     has_means = recipe.latent == "spherical" or (recipe.latent == "normal" and recipe.posterior in _WITH_MEANS)
@@ -161,7 +159,6 @@ def _auxiliary(
     encoder: Callable[[int], nn.Module],
     features: Callable[[int], nn.Module],
     data: Tensor,
-    classes: int,
 ) -> VAEPrograms:
     """The auxiliary deep generative model: q(a | x) q(z | x, a), and p(a | x, z) beside p(x, z)."""
     d, extra, width = recipe.latent_features, recipe.auxiliary_features, recipe.hidden_features[-1]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_dgm.datasets import Batches, Dataset, Split
 from pyro_dgm.training import Trainer
@@ -39,6 +40,7 @@ class System(NamedTuple):
         is_continuous: whether it is: only then are there points between two of them.
         is_discrete: whether the likelihood gives masses: only then are bits per dimension a code length.
         has_means: whether the mean of that latent is known in closed form, to be looked at.
+        scheduler: of the trainer's learning rate, stepped after every epoch.
         figures: draws what there is to see of data, by name, in place of codes and images.
     """
 
@@ -54,6 +56,7 @@ class System(NamedTuple):
     is_continuous: bool
     is_discrete: bool
     has_means: bool = True
+    scheduler: LRScheduler | None = None
     figures: Callable[[Tensor], dict[str, Figure]] | None = None
 
 

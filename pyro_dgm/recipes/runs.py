@@ -14,12 +14,10 @@ from typing import Any, NamedTuple, final
 
 import pyro
 import torch
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
 from pyro_dgm import datasets
 from pyro_dgm.evaluation import elbo_parts
 from pyro_dgm.files import replace_atomically
-from pyro_dgm.infer import SVI
 from pyro_dgm.infer.programs import fork_rng
 from pyro_dgm.recipes.recipe import CountingTrainer, Recipe, System, change
 from pyro_dgm.recipes.registry import get
@@ -89,7 +87,7 @@ class Run(NamedTuple):
             validate=self.validate,
             monitor="valid_loss",
             patience=self.recipe.patience,
-            scheduler=self._cooldown(),
+            scheduler=self.system.scheduler,
             restore_best=self.recipe.patience is not None,
             checkpoint=self.folder,
             resume=resume and (self.folder / LAST).exists(),
@@ -97,14 +95,6 @@ class Run(NamedTuple):
             tensorboard=self.folder / "tensorboard" if tensorboard else None,
             progress=progress,
         )
-
-    def _cooldown(self) -> LRScheduler | None:
-        """What lowers the learning rate in the last epochs, of a recipe that has it."""
-        epochs = getattr(self.recipe, "cooldown", 0)
-        if not epochs:
-            return None
-        assert isinstance(self.trainer, SVI)
-        return MultiStepLR(self.trainer.optimizer, [self.recipe.epochs - epochs], gamma=0.1)
 
     def validate(self) -> dict[str, float]:
         """Minus the ELBO on the validation data and its two parts, in nats per datum."""

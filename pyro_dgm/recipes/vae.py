@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from torch.optim.lr_scheduler import MultiStepLR
 
 from pyro_dgm.datasets import Batches, Dataset, Split, binarize, fix_binarization
 from pyro_dgm.distributions import (
@@ -193,10 +194,12 @@ class VAERecipe:
             transform=binarize if is_dynamic else None,
             drop_last=bool(self.mmd) and len(dataset.train.x) % self.batch_size == 1,  # which has no pairs
         )
+        trainer = self._trainer(model, guide, len(batches), device)
         return System(
             model=model,
             guide=guide,
-            trainer=self._trainer(model, guide, len(batches), device),
+            trainer=trainer,
+            scheduler=MultiStepLR(trainer.optimizer, [self.epochs - self.cooldown]) if self.cooldown else None,
             batches=batches,
             dataset=dataset,
             arguments=arguments,
@@ -254,7 +257,6 @@ class VAERecipe:
             lambda num_outputs: self._encoder(shape, classes, num_outputs),
             lambda num_more: self._features(shape, classes + num_more),
             dataset.train.x,
-            classes,
         )
 
     @property

@@ -131,6 +131,19 @@ def test_every_recipe_is_trained_evaluated_and_gone_on_with(name, small_of, fold
     assert open_run(folder, settings={"epochs": 3}).train(resume=True, progress=False).epochs == 3
 
 
+def test_a_run_that_cools_down_ends_at_a_tenth_and_resumes_bit_by_bit(small_of, tmp_path):
+    settings = small_of("vae", epochs=4, cooldown=2)
+    straight = start_run("vae", "digits", tmp_path / "straight", settings=settings)
+    rows = straight.train(resume=False, progress=False).history
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])  # in the epoch, not after it
+    crashing = start_run("vae", "digits", tmp_path / "crashed", settings=settings)
+    crash_after(crashing, 30)
+    open_run(tmp_path / "crashed").train(resume=True, progress=False)
+    assert_equal(*(load_checkpoint(tmp_path / name / "last.ckpt") for name in ("straight", "crashed")))
+    with refuses(ValueError, "cooldown", "got 5 with epochs=4"):
+        start_run("vae", "digits", tmp_path / "long", settings=small_of("vae", epochs=4, cooldown=5))
+
+
 def test_an_annealed_run_tells_its_weight_and_its_plain_elbo(small_of, folder):
     """The weight is averaged over each epoch's 13 steps; what is validated is never weighted."""
     run = start_run("vae-annealed", "digits", folder, settings=small_of("vae-annealed", epochs=3, kl_warmup=2))
