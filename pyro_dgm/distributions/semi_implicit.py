@@ -3,16 +3,16 @@
 __all__ = ["SemiImplicit", "SemiImplicitDistribution"]
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_dgm.distributions.conditional import ConditionalDistribution, check_conditional, check_count
+from pyro_dgm.nn.modes import in_evaluation_mode
 
 
 @final
@@ -171,7 +171,7 @@ class SemiImplicit(ConditionalDistribution):
         """Returns the distribution of batch shape (*batch,) and the conditional's event shape; nothing is drawn yet."""
         candidates = (*context, *self.conditional.parameters())
         like = next((tensor for tensor in candidates if tensor.is_floating_point()), torch.empty(()))
-        with _evaluation_mode(self.conditional):  # the network is run for its shape
+        with in_evaluation_mode([self.conditional]):  # the network is run for its shape
             return SemiImplicitDistribution(
                 lambda noise: self.conditional(*context, noise), like.new_zeros(self.noise_features), self.num_mixing
             )
@@ -179,16 +179,3 @@ class SemiImplicit(ConditionalDistribution):
     def check_data(self, x: Tensor) -> None:
         """Raises as the conditional does."""
         self.conditional.check_data(x)
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Puts every part in evaluation mode, and its own mode back at the end."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        for part, _ in modes:
-            part.training = False
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -55,6 +55,8 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_subsample
 from torch import Tensor, nn
 
+from pyro_dgm.nn.modes import in_evaluation_mode
+
 Program = Callable[..., Any]
 Site = Mapping[str, Any]
 
@@ -377,16 +379,8 @@ def fork_rng() -> AbstractContextManager[None]:
 @contextmanager
 def evaluation_mode(*programs: Program) -> Iterator[None]:
     """Runs programs without gradients and with their modules in evaluation mode, and puts the modes back."""
-    parts = [part for module in map(module_of, programs) if module is not None for part in module.modules()]
-    modes = [part.training for part in parts]
-    try:
-        for part in parts:
-            part.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
+    with in_evaluation_mode(module for module in map(module_of, programs) if module is not None), torch.no_grad():
+        yield
 
 
 def check_num_particles(num_particles: int) -> int:
