@@ -15,8 +15,6 @@ from pyro_dgm.distributions.mixture import (
     MixtureNormal,
     MixtureNormalDistribution,
     MixturePrior,
-    VampPrior,
-    VampPriorDistribution,
 )
 from pyro_dgm.distributions.normal import (
     DiagonalNormal,
@@ -40,6 +38,7 @@ from pyro_dgm.distributions.sphere import (
     SphericalUniform,
     SphericalUniformDistribution,
 )
+from pyro_dgm.distributions.vamp import VampPrior, VampPriorDistribution
 
 __all__ = [
     "AutoregressiveBernoulli",
