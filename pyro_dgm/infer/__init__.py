@@ -5,13 +5,16 @@ from pyro_dgm.infer.annealing import KLAnnealing
 from pyro_dgm.infer.baselines import Baseline
 from pyro_dgm.infer.elbo import ELBO
 from pyro_dgm.infer.expectation_maximization import ExactEM, VariationalEM
-from pyro_dgm.infer.expectations import NLL, P, Q, Source
+from pyro_dgm.infer.expectations import NLL
+from pyro_dgm.infer.kullback_leibler import KL
 from pyro_dgm.infer.log_weights import LogWeights, log_weights
-from pyro_dgm.infer.matching import MMD, SlicedWasserstein
+from pyro_dgm.infer.matching import MMD, Energy, SlicedWasserstein
 from pyro_dgm.infer.objective import Objective
 from pyro_dgm.infer.objectives import CIWAE, CUBO, IWAE, MIWAE, PIWAE, TVO, Renyi
+from pyro_dgm.infer.ratios import RatioLikelihood
 from pyro_dgm.infer.relaxations import Relaxation
 from pyro_dgm.infer.schedules import Constant, Cyclical, Exponential, Linear, Schedule, Sigmoid
+from pyro_dgm.infer.sources import DATA, P, Q, Source
 from pyro_dgm.infer.svi import SVI, NonFiniteError
 from pyro_dgm.infer.term import BoundObjective, Sum, Term
 from pyro_dgm.infer.wake_sleep import ForwardKL, ReweightedWakeSleep, TailAdaptive, WakeSleep
@@ -19,8 +22,10 @@ from pyro_dgm.infer.wake_sleep import ForwardKL, ReweightedWakeSleep, TailAdapti
 __all__ = [
     "CIWAE",
     "CUBO",
+    "DATA",
     "ELBO",
     "IWAE",
+    "KL",
     "MIWAE",
     "MMD",
     "NLL",
@@ -31,6 +36,7 @@ __all__ = [
     "BoundObjective",
     "Constant",
     "Cyclical",
+    "Energy",
     "ExactEM",
     "Exponential",
     "ForwardKL",
@@ -41,6 +47,7 @@ __all__ = [
     "Objective",
     "P",
     "Q",
+    "RatioLikelihood",
     "Relaxation",
     "Renyi",
     "ReweightedWakeSleep",

@@ -31,17 +31,24 @@ from pyro_dgm.infer.programs import (
     plate_scale,
     plates_of,
     sample_sites,
+    unwrapped,
 )
 
 
-def check_traces(traces: Traces) -> None:
+def check_traces(traces: Traces, needs_densities: bool = True) -> None:
     """Raises a ``ValueError`` when a model and a guide do not fit together.
 
     Every latent of the model must be in the guide and the other way round (auxiliary guide sites, marked
     ``infer={"is_auxiliary": True}``, excepted); something must be observed; a latent must be discrete in both or
     in neither, have the same shape, and stand in the data plate in both or in neither; every batch dimension must be
     a plate's; observations must have one row per datum.
+
+    Arguments:
+        traces: a run.
+        needs_densities: whether latents and data are to be scored, which no implicit site can be.
     """
+    if needs_densities:
+        _check_densities(traces)
     model, guide = sample_sites(traces.model), sample_sites(traces.guide)
     latents = {name: site for name, site in model.items() if not site["is_observed"]}
     _check_names(model, latents, guide)
@@ -128,6 +135,17 @@ def check_reads_data(guide: Program, term: str) -> None:
             f"{term} teaches the guide by simulated data, which it must read; got {type(module).__name__}, which has "
             "parameters for each of the real data instead. Use ELBO or ForwardKL, or an AmortizedGuide."
         )
+
+
+def _check_densities(traces: Traces) -> None:
+    """An implicit latent has no density, a scorer notwithstanding, which is none; implicit data may have a scorer."""
+    for program, trace in (("model", traces.model), ("guide", traces.guide)):
+        for name, site in sample_sites(trace).items():
+            if kind_of(site) == "Implicit" and not (is_data(site) and unwrapped(site["fn"]).scorer is not None):
+                raise ValueError(
+                    f"a bound needs the density of every site; got {name!r} in the {program}, which is Implicit and "
+                    "has none. Train it with AdversarialTrainer, by a Contrast over this site."
+                )
 
 
 def _check_names(model: Mapping[str, Site], latents: Mapping[str, Site], guide: Mapping[str, Site]) -> None:

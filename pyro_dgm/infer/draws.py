@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, final
 
 import torch
 from pyro import poutine
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_dgm.infer.annealing import KLAnnealing
@@ -19,11 +21,17 @@ from pyro_dgm.infer.estimation import Estimation, Sampler
 from pyro_dgm.infer.forward import simulate, with_data
 from pyro_dgm.infer.implicit import check_explicit, may_be_implicit
 from pyro_dgm.infer.programs import (
+    DATA_PLATE,
     Program,
+    Site,
     Traces,
     count_plates,
+    data_frame_of,
     evaluation_mode,
     fork_rng,
+    is_data,
+    is_deterministic,
+    plates_of,
     run,
     run_in_turn,
     sample_sites,
@@ -63,7 +71,10 @@ class Simulated(NamedTuple):
 @final
 @dataclass
 class PlainSampler:
-    """One particle, every latent by the estimator ``"auto"``: the draws of a term that has none of its own."""
+    """One particle, every latent by the estimator ``"auto"``: the draws of a term that has none of its own.
+
+    Such a term takes expectations, for which the guide may be implicit.
+    """
 
     num_particles: int = 1
     vectorize_particles: bool = True
@@ -73,6 +84,7 @@ class PlainSampler:
     relaxation: Relaxation | None = None
     supports: dict[str, Tensor] | None = field(default_factory=dict)
     latent_weight: float = 1.0
+    needs_densities: bool = False
     is_explicit: bool = False
     is_repeatable: bool = False
 
@@ -100,7 +112,8 @@ class Draws:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self._sampler = PlainSampler() if sampler is None else sampler
         self._completed: list[tuple[tuple[int, bool], Completed]] = []
-        self._simulated: Simulated | None = None
+        self._encoded: Trace | None = None
+        self._simulated: dict[tuple[tuple[str, ...] | None, bool], Simulated] = {}
 
     def completed(self, sampler: Sampler, is_cut: bool = False) -> Completed:
         """Q: the data completed by the guide, with the model run against it.
@@ -135,12 +148,73 @@ class Draws:
                 return completed
         return self.completed(self._sampler, is_cut)
 
-    def simulated(self) -> Simulated:
-        """P: the model run forward, nothing observed, with the programs' arguments as if its data had been given."""
-        if self._simulated is None:
-            trace = simulate(self.model, self.args, self.kwargs)
-            self._simulated = Simulated(trace, *with_data(trace, self.args, self.kwargs))
-        return self._simulated
+    def encoded(self) -> Trace:
+        """Q without the model: the guide's trace, of one particle; that of a run against the model, if there was one.
+
+        Terms that run the two against each other are therefore asked first.
+        """
+        for (_, is_cut), completed in self._completed:
+            if not is_cut and len(completed.runs) == 1 and completed.runs[0].num_particles == 1:
+                return completed.runs[0].guide
+        if self._encoded is None:
+            self._encoded = prune_subsample_sites(poutine.trace(self.guide).get_trace(*self.args, **self.kwargs))
+        return self._encoded
+
+    def simulated(self, given: tuple[str, ...] | None = None, is_cut: bool = False) -> Simulated:
+        """P: the model run forward, nothing observed, with the programs' arguments as if its data had been given.
+
+        Arguments:
+            given: latents that are the guide's; empty for all, None for none.
+            is_cut: whether these are numbers.
+
+        Raises:
+            ValueError: one of them is not in both programs.
+        """
+        key = given, is_cut and given is not None
+        if key not in self._simulated:
+            values = {} if given is None else self._latents(given)
+            if is_cut:
+                values = {name: value.detach() for name, value in values.items()}
+            trace = simulate(self.model, self.args, self.kwargs, values)
+            self._simulated[key] = Simulated(trace, *with_data(trace, self.args, self.kwargs))
+        return self._simulated[key]
+
+    def data(self) -> dict[str, Site]:
+        """What the model observes, by name, as sites whose value is the data."""
+        trace = self._observing()
+        is_simulated = any(simulated.trace is trace for simulated in self._simulated.values())  # some may be given
+        return {
+            name: {**site, "value": site["infer"]["obs"]} if is_simulated else site
+            for name, site in sample_sites(trace).items()
+            if is_data(site) and (not is_simulated or site["infer"].get("was_observed"))
+        }
+
+    def frame(self) -> CondIndepStackFrame | None:
+        """The plate of the data, or None where they share none; the model is not run for it if the guide tells."""
+        if not (self._completed or self._simulated) and self._encoded is not None:
+            named = _data_plate_of(self._encoded)
+            if named is not None:
+                return named
+        trace = self._observing()
+        return data_frame_of(trace) or _data_plate_of(trace)
+
+    def _observing(self) -> Trace:
+        """A trace of the model, whichever there is."""
+        for _, completed in self._completed:
+            if completed.runs[0].particle_dim is None:
+                return completed.runs[0].model
+        return (next(iter(self._simulated.values()), None) or self.simulated()).trace
+
+    def _latents(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        sites = sample_sites(self.encoded())
+        missing = [name for name in names if name not in sites]
+        if missing:
+            raise ValueError(
+                f"latents given to the model must be the guide's; got {missing}, the guide has {list(sites)}. Name "
+                "them as there."
+            )
+        chosen = names or [name for name, site in sites.items() if not site["infer"].get("is_auxiliary")]
+        return {name: sites[name]["value"] for name in chosen if not is_deterministic(sites[name])}
 
     def _complete(self, sampler: Sampler, is_cut: bool) -> Completed:
         model, guide = self.model, self.guide
@@ -150,7 +224,7 @@ class Draws:
         programs = model, guide, self.args, self.kwargs
         if sampler.supports is None:
             sampler.supports = find_supports(self.guide, self.args, self.kwargs, sampler.gradient)
-        if not sampler.is_explicit:
+        if sampler.needs_densities and not sampler.is_explicit:
             self._check_explicit()
             sampler.is_explicit = True
         estimation = Estimation(*programs, sampler, is_cut)
@@ -162,7 +236,7 @@ class Draws:
             runs = [run(*programs, count, sampler.max_plate_nesting, estimation)]
         else:
             runs = run_in_turn(*programs, count, estimation)
-        check_traces(runs[0])
+        check_traces(runs[0], sampler.needs_densities)
         if torch.is_grad_enabled():
             estimation.rescore(runs)
             check_gradients(runs[0], self.model, self.guide, estimation.scored)
@@ -179,3 +253,9 @@ class Draws:
 def _carries_gradient(completed: Completed) -> bool:
     sites = [site for traces in completed.runs for site in sample_sites(traces.guide).values()]
     return any(isinstance(site["value"], Tensor) and site["value"].requires_grad for site in sites)
+
+
+def _data_plate_of(trace: Trace) -> CondIndepStackFrame | None:
+    """The plate named ``data`` around any site, for programs that observe nothing."""
+    frames = [frame for site in sample_sites(trace).values() for frame in plates_of(site)]
+    return next((frame for frame in frames if frame.name == DATA_PLATE), None)

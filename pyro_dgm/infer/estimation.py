@@ -52,6 +52,7 @@ class Sampler(Protocol):
     relaxation: Relaxation | None
     supports: dict[str, Tensor] | None
     latent_weight: float
+    needs_densities: bool
     is_explicit: bool
     is_repeatable: bool
 

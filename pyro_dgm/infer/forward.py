@@ -61,13 +61,14 @@ def with_data(
         kwargs: their keyword arguments.
 
     Returns:
-        Positional and keyword arguments with the simulated data, and the names of sites whose data were not found.
+        Positional and keyword arguments with the simulated data, gradients and all, and the names of sites whose data
+        were not found.
     """
     new_args, new_kwargs, unplaced = list(args), dict(kwargs), []
     for name, site in sample_sites(trace).items():
         if not site["infer"].get("was_observed") or is_deterministic(site) or site_is_factor(site):
             continue
-        observed, value = site["infer"]["obs"], site["value"].detach()
+        observed, value = site["infer"]["obs"], site["value"]
         places = [i for i, arg in enumerate(args) if is_same_data(arg, observed)]
         keys = [key for key, arg in kwargs.items() if is_same_data(arg, observed)]
         for i in places:

@@ -61,6 +61,7 @@ class ParticleTerm(Term):
         self.max_plate_nesting = max_plate_nesting
         self.supports: dict[str, Tensor] | None = None
         self.latent_weight = 1.0
+        self.needs_densities = True
         self.is_explicit = self.is_repeatable = False
 
     def sampler(self) -> "ParticleTerm":

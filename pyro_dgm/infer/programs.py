@@ -202,6 +202,16 @@ def compute_log_probs(trace: Trace, names: Collection[str] | None = None) -> Non
     Raises:
         ValueError: a distribution cannot score a point that it did not draw itself.
     """
+    implicit = [
+        name
+        for name, site in sample_sites(trace).items()
+        if (names is None or name in names) and kind_of(site) == "Implicit" and unwrapped(site["fn"]).scorer is None
+    ]
+    if implicit:
+        raise ValueError(
+            f"a site that is scored needs a density; got {implicit}, which have none, being Implicit. Compare their "
+            "draws by a Contrast or an MMD, or give them a scorer."
+        )
     try:
         trace.compute_log_prob(lambda name, _: names is None or name in names)
     except (NotImplementedError, KeyError) as err:

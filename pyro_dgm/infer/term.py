@@ -85,6 +85,9 @@ class Term(pyro.infer.ELBO):
 
     __rmul__ = __mul__
 
+    needs_runs = True
+    """Whether it runs model and guide against each other; terms that take what either has drawn come after those."""
+
     @abstractmethod
     def loss_of(self, draws: Draws) -> Tensor:
         """The loss, summed over the N data, a scalar, from the draws of a step."""
@@ -152,7 +155,7 @@ class Sum(Term):
 
     def loss_of(self, draws: Draws) -> Tensor:
         """The weighted sum of the losses."""
-        in_order = sorted(self.terms, key=lambda pair: pair[1].sampler() is None)  # who draws comes first
+        in_order = sorted(self.terms, key=lambda pair: (pair[1].sampler() is None, not pair[1].needs_runs))
         return torch.stack([weight * term.loss_of(draws) for weight, term in in_order]).sum()
 
     def check_guide(self, guide: Program) -> None:

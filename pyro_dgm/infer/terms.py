@@ -2,6 +2,7 @@
 
 __all__ = ["SiteTerm", "latent_terms", "latent_units", "observation_terms"]
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,16 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_dgm.infer.annealing import counts_alike
-from pyro_dgm.infer.programs import Site, Traces, global_log_prob, is_local, kind_of, local_log_prob, sample_sites
+from pyro_dgm.infer.programs import (
+    Site,
+    Traces,
+    compute_log_probs,
+    global_log_prob,
+    is_local,
+    kind_of,
+    local_log_prob,
+    sample_sites,
+)
 
 
 class SiteTerm(NamedTuple):
@@ -20,13 +30,21 @@ class SiteTerm(NamedTuple):
     is_local: bool
 
 
-def latent_terms(traces: Traces, analytic: bool) -> dict[str, SiteTerm]:
-    """The divergence of every latent from its prior, in nats, by name; auxiliary guide sites give log q alone."""
+def latent_terms(traces: Traces, analytic: bool, names: Collection[str] | None = None) -> dict[str, SiteTerm]:
+    """The divergence of latents from their priors, in nats, by name; auxiliary guide sites give log q alone.
+
+    Arguments:
+        traces: a run.
+        analytic: use closed forms where there are any.
+        names: of the latents; all when None.
+    """
     model, guide = sample_sites(traces.model), sample_sites(traces.guide)
     if analytic:
         _check_order([name for name in model if name in guide], [name for name in guide if name in model])
     terms = {}
     for name, site in guide.items():
+        if names is not None and name not in names:
+            continue
         reduce = local_log_prob if is_local(site, traces) else global_log_prob
         kl = _closed_form(site, model.get(name)) if analytic else None
         if kl is not None:
@@ -70,7 +88,7 @@ def observation_terms(traces: Traces) -> dict[str, SiteTerm]:
 
 
 def _log_prob(trace: Trace, name: str) -> Tensor:
-    trace.compute_log_prob(lambda other, _: other == name)
+    compute_log_probs(trace, [name])
     return trace.nodes[name]["unscaled_log_prob"]
 
 

@@ -13,12 +13,13 @@ from pyro_dgm.infer import bounds
 from pyro_dgm.infer.checks import check_reads_data, check_scores_any_point, check_weights_are_per_datum
 from pyro_dgm.infer.draws import Completed, Draws
 from pyro_dgm.infer.estimation import Sampler
-from pyro_dgm.infer.expectations import NLL, P
+from pyro_dgm.infer.expectations import NLL
 from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.objective import ParticleTerm, without_model
 from pyro_dgm.infer.objectives import IWAE
 from pyro_dgm.infer.programs import Program
 from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.sources import P
 from pyro_dgm.infer.term import Term
 
 

@@ -28,7 +28,7 @@ from pyro_dgm.infer import (
     WakeSleep,
 )
 from pyro_dgm.infer.estimators import choose
-from pyro_dgm.infer.expectations import P, Q
+from pyro_dgm.infer.sources import P, Q
 
 PARTICLE_TERMS = [
     ELBO,
@@ -77,10 +77,10 @@ BAD = [
     (TypeError, lambda: TVO(3, 0.5), ("betas of TVO", "got 0.5")),
     (TypeError, lambda: TVO(3, [0, None]), ("betas of TVO", "None")),
     (ValueError, lambda: TVO(3, ()), ("betas", "[]")),
-    (TypeError, lambda: MMD(["z"]), ("site of MMD", "['z']")),
+    (TypeError, lambda: MMD([3]), ("sites of MMD", "[3]")),
     (TypeError, lambda: MMD("z", bandwidth="1"), ("bandwidth of MMD", "'1'")),
     (ValueError, lambda: MMD("z", kernel=["imq"]), ("kernel", "['imq']")),
-    (TypeError, lambda: SlicedWasserstein(None), ("site of SlicedWasserstein", "None")),
+    (TypeError, lambda: SlicedWasserstein(None), ("sites of SlicedWasserstein", "None")),
     (TypeError, lambda: SlicedWasserstein("z", 2.5), ("num_projections of SlicedWasserstein", "2.5")),
     (ValueError, lambda: NLL([], of="model", at=Q), ("sites of NLL", "[]")),
     (TypeError, lambda: NLL(3, of="model", at=Q), ("sites of NLL", "got 3")),

@@ -21,6 +21,7 @@ from exact_programs import PARAMETERS, Bits, Chain, X, estimates, exact_bound, e
 from pyro_dgm.distributions import ConditionalDistribution, DiagonalNormal
 from pyro_dgm.guides import AmortizedGuide, MixturePosterior, PerDatumGuide, SigmoidBeliefGuide, StructuredGuide
 from pyro_dgm.infer import (
+    DATA,
     ELBO,
     IWAE,
     NLL,
@@ -381,9 +382,9 @@ def test_wake_sleep_trains_in_stock_svi_on_programs_of_a_stranger():
     ("make", "parts"),
     [
         (lambda: NLL(of="decoder", at=Q), ("'model' or 'guide'", "'decoder'")),
-        (lambda: NLL(of="model", at="Q"), ("P or Q", "'Q'")),
+        (lambda: NLL(of="model", at="Q"), ("P, Q or DATA", "'Q'")),
         (lambda: NLL(of="model", at=P), ("mean zero", "at=P")),
-        (lambda: NLL(of="guide", at=P, through_draws=True), ("through_draws", "at=P")),
+        (lambda: NLL(of="guide", at=DATA, through_draws=True), ("through_draws", "at=DATA")),
         (lambda: ForwardKL(1), ("at least 2", "got 1")),
         (lambda: ForwardKL(3, gradient="nvil"), ("'score' or 'dreg'", "'nvil'")),
         (lambda: TailAdaptive(3, beta=math.inf), ("beta", "inf")),

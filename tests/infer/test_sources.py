@@ -1,0 +1,207 @@
+"""Sources: what each of them reads, from as few runs of the programs as can be."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from contracts import refuses
+from pyro_dgm.distributions import Implicit
+from pyro_dgm.infer import DATA, P, Q
+from pyro_dgm.infer.draws import Draws
+from pyro_dgm.infer.rows import read, stands_for
+
+B = 6
+
+
+class Programs:
+    """A chain beta -> z -> x with a context c, and how often each program has run."""
+
+    def __init__(self, data_size=None):
+        self.runs = {"model": 0, "guide": 0}
+        self.data_size = data_size
+
+    def plate(self, x):
+        return pyro.plate("data", self.data_size or len(x), subsample_size=len(x), dim=-1)
+
+    def model(self, x, c):
+        self.runs["model"] += 1
+        beta = pyro.sample("beta", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(beta, torch.ones(len(x), 2)).to_event(1))
+            return pyro.sample("x", Implicit(10 * z + c, event_dim=1), obs=x)
+
+    def guide(self, x, c):
+        self.runs["guide"] += 1
+        pyro.sample("beta", dist.Normal(5.0, 0.1))
+        with self.plate(x):
+            loc = pyro.deterministic("loc", x / 10)
+            pyro.sample("z", Implicit(loc + 0.1, event_dim=1, scorer=dist.Normal(loc, 1e-3).to_event(1)))
+
+
+@pytest.fixture
+def x():
+    return torch.arange(2.0 * B).view(B, 2)
+
+
+@pytest.fixture
+def c():
+    return torch.ones(B, 1)
+
+
+def test_each_source_reads_its_own_draws_and_the_data_beside_them(x, c):
+    torch.manual_seed(0)
+    programs = Programs()
+    draws = Draws(programs.model, programs.guide, (x, c), {})
+    beta, z, own_x = read(draws, P, ["beta", "z", "x"])
+    assert beta.shape == (B,)
+    assert (beta == beta[0]).all()
+    torch.testing.assert_close(own_x, 10 * z + c)
+    of_guide = read(draws, Q, ["z", "x", "loc", "c"])
+    for got, expected in zip(of_guide, (x / 10 + 0.1, x, x / 10, c), strict=True):
+        torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(read(draws, DATA, ["x"])[0], x)
+    assert programs.runs == {"model": 1, "guide": 1}
+
+
+def test_a_program_runs_once_for_all_that_ask(x, c):
+    programs = Programs()
+    draws = Draws(programs.model, programs.guide, (x, c), {})
+    for _ in range(3):
+        read(draws, P, ["x"])
+        read(draws, P.observed(), ["x", "z"])
+        read(draws, P.shuffled("z"), ["x", "z"])
+        read(draws, Q, ["z"])
+        read(draws, P.given("z"), ["x"])
+    assert programs.runs == {"model": 2, "guide": 1}  # the second of the model is at the guide's z
+
+
+def test_the_guide_alone_is_enough_for_a_contrast_of_its_latents(x, c):
+    programs = Programs()
+    draws = Draws(programs.model, programs.guide, (x, c), {})
+    read(draws, Q, ["z"])
+    read(draws, Q.shuffled("z", each_feature=True), ["z"])
+    assert programs.runs == {"model": 0, "guide": 1}
+
+
+def test_given_latents_are_the_guides_and_the_rest_is_the_models(x, c):
+    torch.manual_seed(0)
+    programs = Programs()
+    draws = Draws(programs.model, programs.guide, (x, c), {})
+    (q_beta,) = read(draws, Q, ["beta"])
+    beta, z, own_x = read(draws, P.given("beta"), ["beta", "z", "x"])
+    torch.testing.assert_close(beta, q_beta)
+    assert (z - beta.unsqueeze(1)).abs().max() < 5
+    torch.testing.assert_close(own_x, 10 * z + c)
+    assert not torch.equal(z, read(draws, Q, ["z"])[0])
+    torch.testing.assert_close(read(draws, P.given(), ["z"]), read(draws, Q, ["z"]))
+    torch.testing.assert_close(read(draws, P.given("z"), ["x"])[0], 10 * (x / 10 + 0.1) + c)
+
+
+def test_observed_puts_the_data_over_the_simulation(x, c):
+    draws = Draws(Programs().model, Programs().guide, (x, c), {})
+    z, own_x = read(draws, P.observed(), ["z", "x"])
+    torch.testing.assert_close(own_x, x)
+    torch.testing.assert_close(z, read(draws, P, ["z"])[0])
+
+
+def test_shuffling_permutes_rows_and_keeps_them_together(x, c):
+    torch.manual_seed(0)
+    draws = Draws(Programs().model, Programs().guide, (x, c), {})
+    z, data = read(draws, Q.shuffled("z"), ["z", "x"])
+    own = read(draws, Q, ["z"])[0]
+    torch.testing.assert_close(data, x)
+    assert not torch.equal(z, own)
+    torch.testing.assert_close(z[z[:, 0].argsort()], own)  # whose rows are in ascending order
+    (apart,) = read(draws, Q.shuffled("z", each_feature=True), ["z"])
+    assert not torch.equal(apart[apart[:, 0].argsort()], own)
+    torch.testing.assert_close(apart.sort(0).values, own)
+
+
+def test_redrawing_is_from_the_scorer(x, c):
+    draws = Draws(Programs().model, Programs().guide, (x, c), {})
+    (z,) = read(draws, Q.redrawn("z"), ["z"])
+    torch.testing.assert_close(z, x / 10, atol=0.01, rtol=0)  # 10 sd
+
+
+def test_gradients_pass_through_given_latents_unless_they_are_cut(x, c):
+    slope = torch.tensor(1.0, requires_grad=True)
+
+    def guide(x, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Implicit(slope * x, event_dim=1))
+
+    draws = Draws(Programs().model, guide, (x, c), {})
+    assert read(draws, P.given("z"), ["x"])[0].requires_grad
+    assert not read(draws, P.given("z", through_draws=False), ["x"])[0].requires_grad
+
+
+def test_a_subsampled_batch_stands_for_all_data(x, c):
+    programs = Programs(data_size=60)
+    assert stands_for(Draws(programs.model, programs.guide, (x, c), {})) == 60
+
+
+def test_programs_without_a_plate_have_one_row():
+    def model():
+        pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+
+    (z,) = read(Draws(model, lambda: None, (), {}), P, ["z"])
+    assert z.shape == (1, 3)
+
+
+def test_a_simulator_that_observes_nothing_has_the_rows_of_its_data_plate():
+    def simulator(num):
+        with pyro.plate("data", num):
+            pyro.sample("theta", dist.Normal(0.0, 1.0))
+
+    (theta,) = read(Draws(simulator, lambda num: None, (4,), {}), P, ["theta"])
+    assert theta.shape == (4,)
+
+
+def test_a_source_says_what_it_is():
+    assert repr(P.given("z", through_draws=False).observed().shuffled("x")) == (
+        "P.given('z', through_draws=False).observed().shuffled('x')"
+    )
+    assert repr(Q.redrawn("z")) == "Q.redrawn('z')"
+    assert repr(DATA.shuffled("x", each_feature=True)) == "DATA.shuffled('x', each_feature=True)"
+    assert P.given() == P.given() != P
+
+
+@pytest.mark.parametrize(
+    ("error", "make", "parts"),
+    [
+        (ValueError, lambda: Q.given("z"), ("given is for P", "got Q")),
+        (ValueError, lambda: DATA.observed(), ("observed is for P", "got DATA")),
+        (ValueError, lambda: P.shuffled(), ("which sites",)),
+        (ValueError, lambda: Q.redrawn(), ("which sites",)),
+        (ValueError, lambda: DATA.redrawn("x"), ("P or Q", "got DATA")),
+        (TypeError, lambda: P.given(3), ("names", "(3,)")),
+    ],
+)
+def test_sources_that_make_no_sense_are_refused(error, make, parts):
+    with refuses(error, *parts):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("source", "sites", "parts"),
+    [
+        (P, ["y"], ("'y'", "x", "z", "c")),
+        (DATA, ["z"], ("DATA", "'z'")),
+        (Q.shuffled("beta"), ["z"], ("['beta']", "Add it")),
+        (P.redrawn("z"), ["z"], ("scorer", "Normal")),
+        (P.given("w"), ["z"], ("['w']", "guide has")),
+    ],
+)
+def test_sites_that_a_source_has_not_are_refused(x, c, source, sites, parts):
+    with refuses(ValueError, *parts):
+        read(Draws(Programs().model, Programs().guide, (x, c), {}), source, sites)
+
+
+def test_a_context_with_another_number_of_rows_is_refused(x):
+    def model(x, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", Implicit(x + 0.0, event_dim=1), obs=x)
+
+    with refuses(ValueError, "6 rows", "'c'", "(1, 1)"):
+        read(Draws(model, lambda x, c: None, (x, torch.ones(1, 1)), {}), P, ["x", "c"])
