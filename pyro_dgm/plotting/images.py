@@ -4,7 +4,7 @@ Images have values in [0, 1], 0 black and 1 white. They may be of shape (N, H, W
 vectors (N, D) with `image_shape` given as (H, W) or (C, H, W).
 """
 
-__all__ = ["image_grid", "interpolations", "manifold", "manifold_grid", "reconstructions"]
+__all__ = ["image_grid", "interpolations", "manifold", "manifold_grid", "reconstructions", "vector_arithmetic"]
 
 import math
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ TILE = 0.62  # inches across
 NARROWEST, WIDEST = 2.0, 9.0  # inches, of a picture
 PAD, LABEL, TITLE = 0.06, 0.25, 0.35  # inches around it
 GAP = 0.06  # of a tile
+SIGN = 0.35  # of a tile, between those of a sum
 ROUNDING = 1e-4
 
 
@@ -106,6 +107,37 @@ def interpolations(images: Images) -> Figure:
     figure, axes = _picture(tiles, [(s, r * (1 + 3 * GAP)) for r in range(rows) for s in range(steps)], bottom=LABEL)
     width = tiles.shape[2]
     axes.set_xticks([0.5 * width, (steps - 0.5) * width], ["start", "end"])
+    return figure
+
+
+def vector_arithmetic(
+    a: Images, b: Images, c: Images, result: Images, image_shape: Sequence[int] | None = None
+) -> Figure:
+    """Rows of a - b + c = result, as sums of latents look in data space.
+
+    Arguments:
+        a: images, of shape (N, H, W), (N, 1, H, W), (N, 3, H, W), or (N, D) with `image_shape`; in [0, 1].
+        b: images that are subtracted, of the same shape.
+        c: images that are added, of the same shape.
+        result: the decoded sums, of the same shape, as `evaluation.latent_arithmetic` gives them.
+        image_shape: (H, W) or (C, H, W) of flat images.
+
+    Returns:
+        A figure with one axes, which holds four image artists per row, row by row, and the signs between them.
+    """
+    given = {"a": a, "b": b, "c": c, "result": result}
+    columns = [_tiles(images, name, image_shape) for name, images in given.items()]
+    if len({tiles.shape for tiles in columns}) > 1:
+        shapes = ", ".join(str(tiles.shape) for tiles in columns)
+        raise ValueError(f"a, b, c and result must have one shape; got {shapes}. Pass one row of each per sum.")
+    num, height, width = columns[0].shape[:3]
+    across, down = 1 + SIGN, 1 + 3 * GAP
+    places = [(column * across, row * down) for row in range(num) for column in range(4)]
+    figure, axes = _picture(np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:]), places)
+    for row in range(num):
+        for column, sign in enumerate("−+="):
+            x, y = (column * across + 1 + SIGN / 2) * width, (row * down + 0.5) * height
+            axes.text(x, y, sign, ha="center", va="center", fontsize=12)
     return figure
 
 

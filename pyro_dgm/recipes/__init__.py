@@ -1,6 +1,8 @@
 """Named, ready-made systems: model, guide, objective, optimiser and data."""
 
+from pyro_dgm.recipes.classifier import Classifier, ClassifierRecipe
 from pyro_dgm.recipes.density import DensityRecipe
+from pyro_dgm.recipes.features import classifier_features
 from pyro_dgm.recipes.mixture import MixtureRecipe
 from pyro_dgm.recipes.recipe import Recipe, System, change
 from pyro_dgm.recipes.registry import RECIPES, get
@@ -11,6 +13,8 @@ from pyro_dgm.recipes.vae import VAERecipe
 
 __all__ = [
     "RECIPES",
+    "Classifier",
+    "ClassifierRecipe",
     "Config",
     "DensityRecipe",
     "MixtureRecipe",
@@ -21,6 +25,7 @@ __all__ = [
     "System",
     "VAERecipe",
     "change",
+    "classifier_features",
     "evaluate",
     "get",
     "open_run",

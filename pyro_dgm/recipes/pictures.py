@@ -48,7 +48,16 @@ def draw_pictures(run: Run, data: Split, rows: Tensor) -> dict[str, Figure]:
 
 
 def draw_samples(run: Run, num: int) -> Figure:
-    """Draws data from a run: images as their means, points in the plane; a conditional model's classes in turn."""
+    """Draws data from a run: images as their means, points in the plane; a conditional model's classes in turn.
+
+    Raises:
+        ValueError: the run judges data, and draws none.
+    """
+    if run.system.numbers is not None:
+        raise ValueError(
+            f"samples come from a model of the data; got a run of {run.config.recipe!r}, which judges them. Sample a "
+            "run of another recipe, such as vae."
+        )
     arguments, is_image = run.system.arguments(run.system.dataset.train), run.system.image_shape is not None
     if len(arguments) == 1:
         drawn = simulate(run.system.model, num=num, means=is_image)["x"]

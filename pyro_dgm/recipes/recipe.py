@@ -42,6 +42,8 @@ class System(NamedTuple):
         has_means: whether the mean of that latent is known in closed form, to be looked at.
         scheduler: of the trainer's learning rate, stepped after every epoch.
         figures: draws what there is to see of data, by name, in place of codes and images.
+        numbers: finds what is reported of a split in place of the ELBO and its parts, as rows of ``evaluation.json``;
+            such a system judges data and draws none.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class System(NamedTuple):
     has_means: bool = True
     scheduler: LRScheduler | None = None
     figures: Callable[[Tensor], dict[str, Figure]] | None = None
+    numbers: Callable[[Split], list[dict[str, Any]]] | None = None
 
 
 class Recipe(Protocol):

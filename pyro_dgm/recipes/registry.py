@@ -4,6 +4,7 @@ __all__ = ["RECIPES", "get"]
 
 import difflib
 
+from pyro_dgm.recipes.classifier import ClassifierRecipe
 from pyro_dgm.recipes.density import DensityRecipe
 from pyro_dgm.recipes.mixture import MixtureRecipe
 from pyro_dgm.recipes.recipe import Recipe
@@ -183,6 +184,10 @@ RECIPES: dict[str, Recipe] = {
     "mixture-em": MixtureRecipe(
         summary="mixture of 8 Gaussians by exact expectation maximisation",
         source="Dempster, Laird and Rubin (1977), JRSS B 39",
+    ),
+    "classifier": ClassifierRecipe(
+        summary="convolutional classifier, whose features judge generated images",
+        source="LeCun, Bottou, Bengio and Haffner (1998), Proceedings of the IEEE 86",
     ),
 }
 """Every recipe by the name that the command line knows."""

@@ -73,9 +73,13 @@ def evaluate(
     rows = _shuffled_rows(len(data.x))
     with fork_rng():
         torch.manual_seed(EVALUATION_SEED)
-        evidence = log_evidence(model, guide, *arguments, num_particles=num_particles, progress=progress)
-        parts = elbo_parts(model, guide, *arguments, num_particles=ELBO_PARTICLES, progress=progress)
-        numbers = [{**number, **_protocol(run, split)} for number in _numbers(run, parts, evidence)]
+        if run.system.numbers is not None:
+            found = run.system.numbers(data)
+        else:
+            evidence = log_evidence(model, guide, *arguments, num_particles=num_particles, progress=progress)
+            parts = elbo_parts(model, guide, *arguments, num_particles=ELBO_PARTICLES, progress=progress)
+            found = _numbers(run, parts, evidence)
+        numbers = [{**number, **_protocol(run, split)} for number in found]
         run.write_json("evaluation.json", numbers)
         figures = draw_pictures(run, data, rows)
         few = rows[:NUM_IN_ARVIZ]
@@ -139,7 +143,8 @@ def _protocol(run: Run, split: str) -> dict[str, Any]:
 
 
 def _line(number: dict[str, Any]) -> str:
-    label = f"{number['split']} {number['metric']} (K = {number['num_particles']})"
+    particles = f" (K = {number['num_particles']})" if "num_particles" in number else ""
+    label = f"{number['split']} {number['metric']}{particles}"
     line = f"{label:<34} {number['value']:9.2f} ± {number['standard_error']:.2f} {number['unit']}"
     failed = number.get("num_pareto_k_over_0.7")
     return f"{line} (not to be trusted for {failed} data, whose Pareto k is above 0.7)" if failed else line

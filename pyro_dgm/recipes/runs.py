@@ -97,9 +97,11 @@ class Run(NamedTuple):
         )
 
     def validate(self) -> dict[str, float]:
-        """Minus the ELBO on the validation data and its two parts, in nats per datum."""
+        """Minus the ELBO on the validation data and, where there are latents, its two parts, in nats per datum."""
         arguments = self.system.arguments(self.system.dataset.valid)
         parts = elbo_parts(self.system.model, self.system.guide, *arguments, num_particles=1)
+        if not parts.kl:
+            return {"loss": -float(parts.elbo.mean())}
         log_likelihood = sum(float(values.mean()) for values in parts.log_likelihood.values())
         kl = sum(float(values.mean()) for values in parts.kl.values())
         return {"loss": -float(parts.elbo.mean()), "reconstruction": -log_likelihood, "kl": kl}

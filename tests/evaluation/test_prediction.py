@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from contracts import refuses
 from pyro_dgm.distributions import Bernoulli, Categorical, DiagonalNormal, StandardNormal
-from pyro_dgm.evaluation import decode, encode, interpolate, reconstruct, simulate
+from pyro_dgm.evaluation import decode, encode, interpolate, latent_arithmetic, reconstruct, simulate
 from pyro_dgm.evaluation.prediction import _slerp
 from pyro_dgm.guides import AmortizedGuide
 from pyro_dgm.models import LatentVariableModel
@@ -281,6 +281,34 @@ def test_paths_that_cannot_be_walked_are_refused(vae):
 
     with refuses(ValueError, "['k']"):
         interpolate(discrete, discrete, x, x)
+
+
+# latent_arithmetic
+
+
+def test_latents_are_subtracted_and_added(vae, cvae):
+    a, b, c, context = binary(B, X), binary(B, X), binary(B, X), torch.randn(B, C)
+    for (model, guide), given in ((vae, ()), (cvae, (context,))):
+        z_a, z_b, z_c = (encode(guide, x, *given)["z"] for x in (a, b, c))
+        expected = decode(model, {"z": z_a - z_b + z_c}, c, *given)["x"]
+        torch.testing.assert_close(latent_arithmetic(model, guide, a, b, c, *given)["x"], expected)
+        torch.testing.assert_close(
+            latent_arithmetic(model, guide, a, a, c, *given)["x"], reconstruct(model, guide, c, *given)["x"]
+        )
+
+
+def test_arithmetic_that_cannot_be_done_is_refused(vae):
+    model, guide = vae
+    x = binary(B, X)
+    with refuses(ValueError, "one shape", f"({B}, {X}), (2, {X}) and ({B}, {X})"):
+        latent_arithmetic(model, guide, x, x[:2], x)
+
+    def discrete(x: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            pyro.sample("k", dist.Categorical(logits=torch.zeros(len(x), 3)))
+
+    with refuses(ValueError, "['k']"):
+        latent_arithmetic(discrete, discrete, x, x, x)
 
 
 # Modules

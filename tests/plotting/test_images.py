@@ -6,7 +6,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_dgm.plotting import image_grid, interpolations, manifold, manifold_grid, reconstructions
+from contracts import refuses
+from pyro_dgm.plotting import (
+    image_grid,
+    interpolations,
+    manifold,
+    manifold_grid,
+    reconstructions,
+    vector_arithmetic,
+)
 
 
 def drawn(figure: Figure) -> list[np.ndarray]:
@@ -101,6 +109,36 @@ def test_interpolations_are_one_row_per_pair(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(shown[9], last.double().numpy())
     ends = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ends == ["start", "end"]
+
+
+@pytest.mark.parametrize("form", ["channel", "flat", "colour"])
+def test_a_sum_of_latents_reads_from_left_to_right(form: str) -> None:
+    shape = (3, 4, 6) if form == "colour" else (1, 4, 6)
+    parts = [torch.rand(3, *shape, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    given = [part.flatten(1) for part in parts] if form == "flat" else parts
+    figure = vector_arithmetic(*given, image_shape=shape if form == "flat" else None)
+    shown, places = drawn(figure), corners(figure)
+    assert len(shown) == 12
+    for number, image in enumerate(shown):
+        row, column = divmod(number, 4)
+        expected = parts[column][row].movedim(0, -1).squeeze(-1)
+        np.testing.assert_array_equal(image, expected.double().numpy())
+    assert [top for _, top in places] == sorted(top for _, top in places)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == list("−+=") * 3
+    for number, text in enumerate(axes.texts):
+        row, column = divmod(number, 3)
+        left, right = places[4 * row + column][0] + 6, places[4 * row + column + 1][0]
+        assert left < text.get_position()[0] < right
+        assert places[4 * row][1] < text.get_position()[1] < places[4 * row][1] + 4
+
+
+def test_sums_of_other_shapes_are_refused() -> None:
+    x = torch.zeros(2, 4, 4)
+    with refuses(ValueError, "one shape", "(1, 4, 4)"):
+        vector_arithmetic(x, x, x[:1], x)
+    with pytest.raises(ValueError, match="result must be finite"):
+        vector_arithmetic(x, x, x, x * torch.nan)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

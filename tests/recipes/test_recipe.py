@@ -9,9 +9,20 @@ import torch
 from contracts import refuses
 from pyro_dgm import datasets
 from pyro_dgm.evaluation import elbo_parts
-from pyro_dgm.recipes import RECIPES, DensityRecipe, MixtureRecipe, SBNRecipe, System, VAERecipe, change, get
+from pyro_dgm.recipes import (
+    RECIPES,
+    ClassifierRecipe,
+    DensityRecipe,
+    MixtureRecipe,
+    SBNRecipe,
+    System,
+    VAERecipe,
+    change,
+    get,
+)
 
-OF_IMAGES = [name for name, recipe in RECIPES.items() if not isinstance(recipe, DensityRecipe | MixtureRecipe)]
+OTHERS = (ClassifierRecipe, DensityRecipe, MixtureRecipe)
+OF_IMAGES = [name for name, recipe in RECIPES.items() if not isinstance(recipe, OTHERS)]
 OF_BELIEF_NETS = [name for name, recipe in RECIPES.items() if isinstance(recipe, SBNRecipe)]
 
 # Settings
