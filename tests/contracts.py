@@ -1,8 +1,8 @@
-"""Contract tests: what every network, conditional distribution, model and guide must do.
+"""Contract tests: what every network, conditional distribution, model, guide and critic must do.
 
-A new class gets its tests by one line in a list of ``tests/nn``, ``tests/distributions``, ``tests/models`` or
-``tests/guides``. Models and guides are given as functions that build them anew, since Pyro's ``module_local_params``
-acts when a module is built.
+A new class gets its tests by one line in a list of ``tests/nn``, ``tests/distributions``, ``tests/models``,
+``tests/guides`` or ``tests/adversarial``. Models and guides are given as functions that build them anew, since Pyro's
+``module_local_params`` acts when a module is built.
 """
 
 import copy
@@ -20,6 +20,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceGraph_ELBO, TraceMeanFi
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_dgm.adversarial.critics import CriticModule
 from pyro_dgm.distributions import ConditionalDistribution, Flow, StandardNormal
 from pyro_dgm.distributions.transforms import ConditionalTransform, Inverse
 from pyro_dgm.infer import log_weights
@@ -504,3 +505,53 @@ def seeded_loss(objective: Any, model: nn.Module, guide: nn.Module, *args: Any) 
         torch.manual_seed(1)
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.0}), objective)
         return sum(svi.evaluate_loss(*args) for _ in range(10)) / 10
+
+
+# Critics
+
+
+def check_critic(build: Callable[[], CriticModule], *value_shapes: Shape) -> None:
+    """A critic gives every row, or every pack of rows, one score of its own; it trains, and can be copied and saved.
+
+    Arguments:
+        build: makes a new critic.
+        value_shapes: the event shape of each of the sites it is called with.
+    """
+    critic = build().eval()
+    num_rows = 3 * critic.pac + (critic.pac > 1)  # one too many
+    values = [torch.randn(num_rows, *shape, requires_grad=True) for shape in value_shapes]
+    scores = critic(*values)
+    assert scores.shape == (3,)
+    for i in range(3):
+        rows = slice(i * critic.pac, (i + 1) * critic.pac)
+        torch.testing.assert_close(critic(*(value[rows] for value in values)), scores[i : i + 1])
+    slopes = torch.autograd.grad(scores.square().sum(), [*values, *critic.parameters()])
+    assert all(slope.isfinite().all() and slope.any() for slope in slopes)
+    if critic.pac > 1:
+        assert not any(slope[-1].any() for slope in slopes[: len(values)])
+
+    for other in (copy.deepcopy(critic), _reloaded(critic)):
+        torch.testing.assert_close(other.eval()(*values), scores, rtol=0.0, atol=0.0)
+    double = copy.deepcopy(critic).double()(*(value.double() for value in values))
+    assert double.dtype is torch.float64
+    torch.testing.assert_close(double.float(), scores, atol=1e-4, rtol=1e-4)
+
+    if critic.has_features:
+        assert critic.features(*values).shape[0] == 3
+    else:
+        with refuses(ValueError, "features", "Critic"):
+            critic.features(*values)
+    critic.after_step()
+    assert critic(*values).isfinite().all()
+
+    with refuses(ValueError, "at least one site", "none"):
+        critic()
+    with refuses(ValueError, "at least one", "(0,"):
+        critic(*(value[:0] for value in values))
+    with refuses(TypeError, "one label of torch.int64", "one-hot"):
+        critic(*values[:-1], torch.zeros(num_rows, dtype=torch.long))
+    with refuses(TypeError, "float"):
+        critic(*values[:-1], 1.0)
+    if len(values) > 1:
+        with refuses(ValueError, "as many rows", f"({num_rows - 1},"):
+            critic(*values[:-1], values[-1][1:])

@@ -11,6 +11,7 @@ from pyro_dgm.distributions.discretized_logistic import (
 )
 from pyro_dgm.distributions.encoded import Encoded
 from pyro_dgm.distributions.flow import Flow, FlowPrior
+from pyro_dgm.distributions.generated import Generated
 from pyro_dgm.distributions.implicit import Implicit
 from pyro_dgm.distributions.mixture import (
     MixtureNormal,
@@ -58,6 +59,7 @@ __all__ = [
     "Flow",
     "FlowPrior",
     "FullNormal",
+    "Generated",
     "Implicit",
     "LearnableBernoulli",
     "LearnableNormal",

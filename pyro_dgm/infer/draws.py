@@ -110,7 +110,7 @@ class Draws:
         sampler: Sampler | None = None,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self._sampler = PlainSampler() if sampler is None else sampler
+        self._sampler = sampler
         self._completed: list[tuple[tuple[int, bool], Completed]] = []
         self._encoded: Trace | None = None
         self._simulated: dict[tuple[tuple[str, ...] | None, bool], Simulated] = {}
@@ -146,6 +146,8 @@ class Draws:
         for (_, other), completed in self._completed:
             if other == is_cut or (is_cut and not _carries_gradient(completed)):
                 return completed
+        if self._sampler is None:
+            self._sampler = PlainSampler()
         return self.completed(self._sampler, is_cut)
 
     def encoded(self) -> Trace:
