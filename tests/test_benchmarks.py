@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import gradients, posteriors, potentials, published, reference_vae
+from benchmarks import gradients, modes, posteriors, potentials, published, reference_vae
 from pyro_dgm.infer.estimators import ESTIMATORS
 
 
@@ -126,4 +126,31 @@ def test_flows_are_fitted_to_potentials_and_drawn(tmp_path, capsys):
     assert all(row["kl"]["mean"] > -5 * row["kl"]["standard_error"] for row in found["rows"])
     assert (tmp_path / "potentials.md").read_text() in capsys.readouterr().out
     for name in ("potentials.png", "potentials-maps.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_the_means_of_the_mixtures_are_those_of_their_modes():
+    corners = torch.tensor([[2.0, 0.0], [math.sqrt(2), math.sqrt(2)]])
+    torch.testing.assert_close(modes.modes_of("ring")[:2], corners)
+    assert modes.modes_of("grid").tolist() == [[x, y] for x in range(-4, 5, 2) for y in range(-4, 5, 2)]
+
+
+@pytest.mark.slow
+def test_games_are_judged_beside_a_perfect_generator_and_none_is_played_twice(tmp_path, capsys):
+    def run():
+        arguments = ["--seeds", "0", "1", "--updates", "4", "--samples", "100", "--runs", str(tmp_path / "runs")]
+        modes.main([*arguments, "--results", str(tmp_path)])
+        return json.loads((tmp_path / "modes.json").read_text())
+
+    found = run()
+    assert run() == found  # the seconds, too
+    assert len(found["rows"]) == 2 * 2 * len(modes.METHODS)
+    assert found["perfect"]["grid"]["num_hit"] == pytest.approx(25, abs=0.5)
+    for row in found["rows"]:
+        assert 0 <= row["averaged"]["high_quality"] <= 1
+        assert row["live"]["accuracy"] > 0.5  # after four updates
+    text = (tmp_path / "modes.md").read_text()
+    assert text in capsys.readouterr().out
+    assert text.count("| perfect |") == 2
+    for name in ("modes-ring.png", "modes-grid.png"):
         assert (tmp_path / name).stat().st_size > 1000

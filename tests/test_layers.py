@@ -32,7 +32,17 @@ POUTINE = {
 }
 
 HEAVY = {"arviz", "lightning_fabric", "matplotlib", "sklearn", "tensorboard"}
-LIGHT_PACKAGES = ("nn", "distributions", "infer", "models", "guides", "datasets", "evaluation", "training")
+LIGHT_PACKAGES = (
+    "nn",
+    "distributions",
+    "infer",
+    "models",
+    "guides",
+    "adversarial",
+    "datasets",
+    "evaluation",
+    "training",
+)
 
 
 def imports_of(path: Path, root: Path) -> Iterator[tuple[int, str]]:

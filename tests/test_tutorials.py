@@ -26,6 +26,9 @@ RUNS = {
     "04_wake_sleep.py": ({"EPOCHS": "1", "STEPS": "3"}, ["dreams.png", "directions.png"]),
     "05_flow_guides.py": ({"EPOCHS": "1", "STEPS": "3"}, ["horseshoes.png", "digits.png"]),
     "06_priors.py": ({"EPOCHS": "1"}, ["latents.png", "samples.png", "pseudo_inputs.png"]),
+    "07_implicit_models.py": ({"STEPS": "10"}, ["games.png"]),
+    "08_one_view.py": ({"STEPS": "5"}, ["draws.png"]),
+    "09_likelihood_free.py": ({"STEPS": "10", "DRAWS": "10"}, ["g_and_k.png"]),
     "10_fast_svi.py": ({"EPOCHS": "2", "STEPS": "30", "BACKEND": "graph"}, ["seconds.png"]),
 }
 

@@ -16,6 +16,8 @@ from pyro_dgm.adversarial.penalties import Penalty
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.expectations import check_names
 from pyro_dgm.infer.objective import check_kind
+from pyro_dgm.infer.programs import Program
+from pyro_dgm.infer.ratios import RatioLikelihood
 from pyro_dgm.infer.rows import read, stands_for
 from pyro_dgm.infer.sources import Source
 from pyro_dgm.infer.term import Term
@@ -185,6 +187,23 @@ class Contrast(AdversarialTerm):
             ValueError: the estimator yields no ratio.
         """
         return self.estimator.log_ratio(self.critic(*values))
+
+    def as_likelihood(self, model: Program, observed: str | None = None) -> RatioLikelihood:
+        """A model whose implicit observation is scored by the learned log-ratio: for SVI, importance sampling or NUTS.
+
+        The critic must be trained, and the ratio one of pairs: of P to ``P.shuffled`` latents, say, whose log-ratio is
+        log p(x | z) - log p(x).
+
+        Arguments:
+            model: the model, whose sites are those of this contrast.
+            observed: the implicit observation; the first site when None.
+
+        Raises:
+            ValueError: the estimator yields no ratio, or the observation is none of the sites.
+        """
+        if not self.estimator.has_log_ratio:
+            self.estimator.log_ratio(torch.zeros(1))  # says so
+        return RatioLikelihood(model, self.log_ratio, self.sites, observed)
 
     def _facts(self, num: Tensor, den: Tensor, penalties: Sequence[Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():

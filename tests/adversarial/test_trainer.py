@@ -522,3 +522,49 @@ def test_a_bound_over_an_implicit_site_is_refused_in_the_trainer_too():
 def test_a_site_that_is_not_there_is_refused():
     with refuses(ValueError, "'y'"):
         make(terms=Contrast(["x", "y"], DATA, P, Critic(MLP(2, 1, ())))).step(data())
+
+
+def test_a_trained_critic_is_a_likelihood():
+    """Z ~ N(0, 1), x | z ~ N(z, 1): the ratio of pairs, by a critic of squares; within 0.1 of the exact posterior mean.
+
+    Seed 0, 1500 steps of Adam on 256 pairs; importance sampling from the prior, 20000 draws.
+    """
+
+    class Squares(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 1)
+
+        def forward(self, x, z):
+            return self.linear(torch.cat([x, z, x * z, x**2, z**2], -1))
+
+    def simulator(num, x=None):
+        with pyro.plate("data", num):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            return pyro.sample("x", Implicit(z + torch.randn(num), 0), obs=x)
+
+    torch.manual_seed(0)
+    contrast = Contrast(["x", "z"], P, P.shuffled("z"), Critic(Squares()))
+    adam = functools.partial(torch.optim.Adam, lr=0.02)
+    trainer = AdversarialTrainer(simulator, contrast, None, adam, schedule=Steps(1, 0))
+    for _ in range(1500):
+        trainer.step(256)
+    model = contrast.as_likelihood(simulator)
+    x = torch.tensor([-1.0, 0.5, 2.0])
+
+    def prior(num, x):
+        with pyro.plate("data", num):
+            pyro.sample("z", dist.Normal(torch.zeros(num), 1.0))
+
+    trace = pyro.poutine.trace(model).get_trace(3, x)
+    trace.compute_log_prob()
+    assert trace.nodes["x"]["log_prob"].shape == (3,)
+    with pyro.plate("particles", 20000, dim=-2):
+        particles = pyro.poutine.trace(prior).get_trace(3, x)
+        run = pyro.poutine.trace(pyro.poutine.replay(model, particles)).get_trace(3, x)
+    run.compute_log_prob()
+    weights = run.nodes["x"]["log_prob"].softmax(0)
+    mean = (weights * run.nodes["z"]["value"]).sum(0)
+    torch.testing.assert_close(mean.detach(), x / 2, atol=0.1, rtol=0)
+    with refuses(ValueError, "Wasserstein"):
+        Contrast(["x", "z"], P, P.shuffled("z"), Slope(), Wasserstein(), IPM()).as_likelihood(simulator)
