@@ -42,6 +42,10 @@ class AdversarialTerm(Term):
     """
 
     needs_runs = False
+    learns = True
+    """Whether the critic learns from this term."""
+    has_trainer = False
+    """Whether somebody trains the critic, and sees to it that model and guide do not."""
 
     @abstractmethod
     def readings(self, draws: Draws) -> Readings:
@@ -64,13 +68,15 @@ class AdversarialTerm(Term):
 
     def check_frozen(self) -> None:
         """Raises where model and guide would be trained beside a critic that moves along with their loss."""
+        if self.has_trainer or not torch.is_grad_enabled():
+            return
         moving = [
             f"{name}.{key}"
             for name, part in self.critic_parts().items()
             for key, parameter in part.named_parameters()
             if parameter.requires_grad
         ]
-        if torch.is_grad_enabled() and moving:
+        if moving:
             raise ValueError(
                 "a critic stands still while model and guide are trained, and minimises its own loss; got one that "
                 f"is to be trained by theirs: {moving[:3]}. Use AdversarialTrainer, or freeze a trained critic with "

@@ -79,6 +79,14 @@ class Player:
         groups = [] if self._optimizer is None else self._optimizer.param_groups
         return [parameter for group in groups for parameter in group["params"]]
 
+    def check_trainable(self) -> None:
+        """Raises a ``ValueError`` where there is no optimiser, or nothing to train."""
+        if not any(parameter.requires_grad for group in self.optimizer.param_groups for parameter in group["params"]):
+            raise ValueError(
+                f"the {self.name} must have something to train; got parameters that are all frozen. Call "
+                "requires_grad_(True), or leave out its steps by schedule=Steps(...)."
+            )
+
     def adopt(self, met: Mapping[str, Tensor]) -> None:
         """Takes in parameters of Pyro's store that its programs have met for the first time."""
         known = {id(parameter) for parameter in self.parameters.values()}

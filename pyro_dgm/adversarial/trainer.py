@@ -3,9 +3,10 @@
 __all__ = ["AdversarialTrainer"]
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, final
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from pyro_dgm.adversarial.averaging import Averaged
 from pyro_dgm.adversarial.contrasts import AdversarialTerm, Readings
 from pyro_dgm.adversarial.player import Optim, Player
 from pyro_dgm.adversarial.steps import Steps
+from pyro_dgm.adversarial.turns import Turn
+from pyro_dgm.infer.compiling import Compiler, Payoff
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.processes import Processes
 from pyro_dgm.infer.programs import Program, evaluation_mode, fork_rng, module_of, parameters_met
@@ -26,13 +29,6 @@ from pyro_dgm.nn.modes import in_evaluation_mode
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
-
-
-class _Gradient(NamedTuple):
-    """A loss whose gradient has been taken."""
-
-    loss: float
-    norm: Tensor
 
 
 def _no_guide(*args: Any, **kwargs: Any) -> None:
@@ -62,6 +58,11 @@ class AdversarialTrainer:
         clip_norm: scales the gradient of model and guide down to this norm, all parameters together.
         critic_clip_norm: likewise for the critics.
         report_every: ``report`` compares fresh and seen batches at every so many steps.
+        compile: make one function of each player's turn, programs, losses, gradients and update, with the same noise as
+            the turn as written; see ``infer.SVI``, which compiles in the same way and is told the same by True,
+            ``"auto"`` or a ``compiling.Compiler``. Compiled turns round otherwise, and from a state on turns are
+            compiled anew: a run is resumed bit by bit with False only, the default. Turns whose Python state changes,
+            as a lazy penalty's does, are taken as written, with a warning.
         group: of ``torch.distributed``: its processes train the same parameters, each on data and noise of its own;
             gradients and losses become their means before each update.
 
@@ -105,8 +106,13 @@ class AdversarialTrainer:
         clip_norm: float | None = None,
         critic_clip_norm: float | None = None,
         report_every: int = 100,
+        compile: bool | str | Compiler = False,
         group: ProcessGroup | None = None,
     ) -> None:
+        if not (isinstance(compile, bool | Compiler) or compile == "auto"):
+            raise ValueError(
+                f"compile must be True, False, 'auto' or a Compiler; got {compile!r}. 'auto' decides by the time spent."
+            )
         self.model, self.guide = model, _no_guide if guide is None else guide
         self.terms = _summed(terms)
         self.schedule = Steps() if schedule is None else schedule
@@ -116,25 +122,27 @@ class AdversarialTrainer:
             raise ValueError(f"report_every must be a whole number from 1; got {report_every!r}. 100 is the default.")
         self.report_every = report_every
         self.terms.check_guide(self.guide)
-        adversarial = [term for _, term in self.terms.terms if isinstance(term, AdversarialTerm)]
-        self._learning = [term for term in adversarial if getattr(term, "learns", True)]
-        self._adversarial = adversarial
+        self._adversarial = [term for _, term in self.terms.terms if isinstance(term, AdversarialTerm)]
+        self._learning = [term for term in self._adversarial if term.learns]
         self.player = Player("model and guide", self._programs(), optim, clip_norm)
         self.critic = Player("critics", self._critics(), critic_optim, critic_clip_norm)
         self._check_players()
-        self._averaged = (
-            {}
-            if ema is None
-            else {
-                name: Averaged(module, ema)
-                for name, module in self.player.modules.items()
-                if name in ("model", "guide")
-            }
-        )
+        programs = {name: own for name, own in self.player.modules.items() if name in ("model", "guide")}
+        self._averaged = {} if ema is None else {name: Averaged(own, ema) for name, own in programs.items()}
         self._processes = None if group is None else Processes(group)
+        is_apart = not self.schedule.simultaneous
+        roots = self.model, self.guide, self.terms
+        self._player_turn = Turn(self.player, self._player_work, roots, self._processes, is_apart)
+        self._critic_turn = Turn(self.critic, self._critic_work, roots, self._processes, is_apart)
+        self._compiler = compile if isinstance(compile, Compiler) else Compiler()
+        self._payoff = Payoff(compile if isinstance(compile, bool | str) else True)
+        for term in self._adversarial:
+            term.has_trainer = True
         self._is_prepared = False
         self.num_steps = self.num_updates = self.num_critic_updates = 0
-        self._facts: dict[str, float] = {}
+        self._names: list[str] = []  # of what there is to tell of the critics
+        self._facts = torch.zeros(0)
+        self._gap: float | None = None
         self._seen: list[Readings] = []
 
     @property
@@ -160,21 +168,26 @@ class AdversarialTrainer:
             moved; per datum.
         """
         self._prepare(args, kwargs)
-        self._facts = {}
+        start, self._gap = time.perf_counter(), None
         batches = self.schedule.batches(args, kwargs)
         losses: dict[str, float] = {}
         if self.schedule.simultaneous and self._learning:
-            own, other = self._critic_gradient(*batches[0], is_first=True), self._player_gradient(*batches[0])
-            losses = {"critic_loss": self._move_critic(own), "loss": self._move_player(other)}
+            for turn in (self._critic_turn, self._player_turn):
+                turn.gradient(*batches[0])
+            losses = {"critic_loss": self._critic_turn.move(), "loss": self._player_turn.move()}
+            self._after_critic()
+            self._after_player()
         else:
-            for number, batch in enumerate(batches if self._learning and self.schedule.critic else []):
-                losses["critic_loss"] = self._move_critic(self._critic_gradient(*batch, is_first=number == 0))
-            for _ in range(self.schedule.player):
-                losses["loss"] = self._move_player(self._player_gradient(*batches[-1]))
+            losses = self._in_turn(batches)
         self.num_steps += 1
         for schedule in self.schedules():
             schedule.step()
+        self._payoff.note(time.perf_counter() - start)
         return losses
+
+    def expect(self, num_steps: int) -> None:
+        """Tells how many steps are to come, by which ``compile="auto"`` decides whether compiling pays."""
+        self._payoff.expect(num_steps)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The losses of a batch, without a step and in evaluation mode: ``loss`` and ``critic_loss``, per datum."""
@@ -197,7 +210,11 @@ class AdversarialTrainer:
         Arguments:
             full: not used: all of it is at hand.
         """
-        return dict(self._facts)
+        facts = dict(zip(self._names, self._facts.tolist(), strict=True))
+        for name, turn in (("critic_grad_norm", self._critic_turn), ("grad_norm", self._player_turn)):
+            if math.isfinite(turn.norm):
+                facts[name] = turn.norm
+        return facts if self._gap is None else {**facts, "gap": self._gap}
 
     def schedules(self) -> Sequence[Schedule]:
         """The schedules of the terms, which advance with each step."""
@@ -240,85 +257,100 @@ class AdversarialTrainer:
         self.num_steps, self.num_updates = state["num_steps"], state["num_updates"]
         self.num_critic_updates = state["num_critic_updates"]
         self._seen = [Readings(tuple(num), tuple(den)) for num, den in copy.deepcopy(state["seen"])]
+        for turn in (self._critic_turn, self._player_turn):
+            turn.reset()
 
-    def _critic_gradient(self, args: Args, kwargs: Kwargs, is_first: bool) -> _Gradient:
+    def _in_turn(self, batches: Sequence[tuple[Args, dict[str, Any]]]) -> dict[str, float]:
+        """The critics' turns, then model and guide's."""
+        losses = {}
+        if self._learning and self._is_compared:
+            self._compare(*batches[0])
+        for args, kwargs in batches if self._learning else []:
+            losses["critic_loss"] = self._critic_turn.take(args, kwargs)
+            self._after_critic()
+        for _ in range(self.schedule.player):
+            losses["loss"] = self._player_turn.take(*batches[-1])
+            self._after_player()
+        return losses
+
+    def _critic_work(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Leaves the gradients of the critics' losses, and takes note of what there is to tell of them."""
+        readings = self._readings(args, kwargs)
+        found = [term.critic_loss(own) for term, own in zip(self._learning, readings, strict=True)]
+        total = torch.stack([loss for loss, _ in found]).sum()
+        total.backward(inputs=_trainable(self.critic.optimized))
+        several = len(found) > 1
+        facts = {
+            f"{name}_{i}" if several else name: value for i, (_, own) in enumerate(found) for name, value in own.items()
+        }
+        with torch.no_grad():
+            values = (
+                torch.stack([value.detach().to(total) for value in facts.values()]) if facts else total.new_zeros(0)
+            )
+            if list(facts) == self._names and values.dtype == self._facts.dtype:
+                self._facts.copy_(values)  # in place, which a compiled turn can do
+            else:
+                self._names, self._facts = list(facts), values
+        return total.detach()
+
+    def _player_work(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Leaves the gradients of the loss per datum, in model and guide alone."""
+        draws = self._draws(args, kwargs)
+        loss = self.terms.loss_of(draws) / stands_for(draws)
+        if loss.requires_grad and self.num_updates == 0:
+            others = {parameter: parameter.grad for parameter in self.critic.parameters.values()}
+            self.critic.zero_grad()
+            loss.backward()
+            self._check_covered()
+            for parameter, gradient in others.items():
+                parameter.grad = gradient
+        elif loss.requires_grad:
+            loss.backward(inputs=_trainable(self.player.optimized))
+        return loss.detach()
+
+    def _readings(self, args: Args, kwargs: Kwargs) -> list[Readings]:
+        """What the critics are shown of a batch, as numbers."""
         with torch.no_grad():
             draws = self._draws(args, kwargs)
-            readings = [term.readings(draws).detached() for term in self._learning]
-        if is_first:
-            self._compare(readings)
-        self.critic.zero_grad()
-        losses = []
-        for i, (term, own) in enumerate(zip(self._learning, readings, strict=True)):
-            loss, facts = term.critic_loss(own)
-            losses.append(loss)
-            suffix = f"_{i}" if len(self._learning) > 1 else ""
-            self._facts.update({f"{name}{suffix}": float(value) for name, value in facts.items()})
-        total = torch.stack(losses).sum()
-        total.backward()
-        found = _Gradient(*self.critic.norm(float(total.detach()), self._processes))
-        self._facts["critic_grad_norm"] = float(found.norm)
-        return found
+            return [term.readings(draws).detached() for term in self._learning]
 
-    def _player_gradient(self, args: Args, kwargs: Kwargs) -> _Gradient:
-        with self._critics_still():
-            draws = self._draws(args, kwargs)
-            loss = self.terms.loss_of(draws) / stands_for(draws)
-            self.player.zero_grad()
-            if loss.requires_grad:
-                loss.backward()
-        found = _Gradient(*self.player.norm(float(loss.detach()), self._processes))
-        if self.num_updates == 0:
-            self._check_covered()
-        self._facts["grad_norm"] = float(found.norm)
-        return found
-
-    def _move_critic(self, found: _Gradient) -> float:
-        self.critic.update(found.norm)
+    def _after_critic(self) -> None:
         for term in self._learning:
             term.after_critic_step()
         self.num_critic_updates += 1
-        return found.loss
 
-    def _move_player(self, found: _Gradient) -> float:
-        self.player.update(found.norm)
+    def _after_player(self) -> None:
         for averaged in self._averaged.values():
             averaged.update(self.num_updates)
         self.num_updates += 1
-        return found.loss
 
-    def _compare(self, readings: Sequence[Readings]) -> None:
+    @property
+    def _is_compared(self) -> bool:
+        """Whether this step's data are compared with the last step's, or the next step's with these."""
+        return self.num_steps % self.report_every == 0 or (self.num_steps + 1) % self.report_every == 0
+
+    def _compare(self, args: Args, kwargs: Kwargs) -> None:
         """How much better the critics do on the batch they saw last than on this one, which they have not seen."""
-        if self._seen and self.num_steps % self.report_every == 0:
-            modules = [part for term in self._learning for part in term.critic_parts().values()]
-            with in_evaluation_mode(modules), torch.no_grad():
-                fresh, seen = (
-                    sum(float(term.critic_score(own)) for term, own in zip(self._learning, batch, strict=True))
-                    for batch in (readings, self._seen)
-                )
-            self._facts["gap"] = fresh - seen
-        self._seen = list(readings)
-
-    @contextmanager
-    def _critics_still(self) -> Iterator[None]:
-        """Critics without gradients, and what they remember left as it is."""
-        parts = [part for term in self._adversarial for part in term.critic_parts().values()]
-        moving = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
-        critics = {id(module) for term in self._adversarial for module in (term.critic_parts().get("critic"),)}
-        for parameter in moving:
-            parameter.requires_grad_(False)
-        try:
-            with in_evaluation_mode(part for part in parts if id(part) not in critics):
-                yield
-        finally:
-            for parameter in moving:
-                parameter.requires_grad_(True)
+        with fork_rng(), evaluation_mode(self.model, self.guide):
+            readings = self._readings(args, kwargs)
+            if self._seen and self.num_steps % self.report_every == 0:
+                modules = [part for term in self._learning for part in term.critic_parts().values()]
+                with in_evaluation_mode(modules), torch.no_grad():
+                    fresh, seen = (
+                        sum(float(term.critic_score(own)) for term, own in zip(self._learning, batch, strict=True))
+                        for batch in (readings, self._seen)
+                    )
+                self._gap = fresh - seen
+        self._seen = readings
 
     def _draws(self, args: Args, kwargs: Kwargs) -> Draws:
         return Draws(self.model, self.guide, args, kwargs, self.terms.sampler())
 
     def _prepare(self, args: Args, kwargs: Kwargs) -> None:
         """Meets the parameters of Pyro's store, and agrees with the other processes; before the first step."""
+        if self._payoff.is_due:
+            for turn in (self._critic_turn, self._player_turn):
+                turn.compile(self._compiler)
         if self._is_prepared:
             return
         with fork_rng(), evaluation_mode(self.model, self.guide), parameters_met() as met:
@@ -326,9 +358,9 @@ class AdversarialTrainer:
             draws.encoded()
             draws.simulated()
         self.player.adopt(met)
-        for player, count in ((self.player, self.schedule.player), (self.critic, len(self._learning))):
-            if count:
-                assert player.optimizer is not None  # or an error that says what is missing
+        for player, moves in ((self.player, self.schedule.player), (self.critic, len(self._learning))):
+            if moves:
+                player.check_trainable()
         if self._processes is not None:
             self._processes.agree([*self.player.parameters.values(), *self.critic.parameters.values()])
             for averaged in self._averaged.values() if self.num_updates == 0 else ():
@@ -374,6 +406,10 @@ class AdversarialTrainer:
                 f"every parameter with a gradient must be one player's; got {stray[:3]} in no optimiser. Pass a "
                 "callable such as functools.partial(torch.optim.Adam, lr=1e-4), which is given all of them."
             )
+
+
+def _trainable(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def _summed(terms: Term | Sequence[Term]) -> Sum:

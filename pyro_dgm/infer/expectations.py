@@ -100,7 +100,7 @@ class NLL(Term):
             return draws.shared(is_cut=not self.through_draws).runs
         if self.of == "model":
             return [_at_data_and_prior(draws, self.at)]
-        return [_at_data(draws) if self.at == DATA else _at_dream(draws, self.at, self.through_draws)]
+        return [_at_data(draws) if self.at == DATA else _at_dream(draws, self.at, self.through_draws, self.sites)]
 
     def _total(self, traces: Traces) -> Tensor:
         trace = traces.model if self.of == "model" else traces.guide
@@ -155,8 +155,8 @@ def _scorable(sites: Mapping[str, Site], at: Source) -> list[str]:
     ]
 
 
-def _at_dream(draws: Draws, source: Source, through_draws: bool) -> Traces:
-    """The guide's density at what the model has simulated, latents and data."""
+def _at_dream(draws: Draws, source: Source, through_draws: bool, named: Sequence[str] | None) -> Traces:
+    """The guide's density at what the model has simulated, latents and data; of all latents, if none are named."""
     simulated = draws.simulated(source.given_sites, source.is_cut)
     if simulated.unplaced:
         raise ValueError(
@@ -175,7 +175,7 @@ def _at_dream(draws: Draws, source: Source, through_draws: bool) -> Traces:
         for name, site in sample_sites(dream).items()
         if not site["infer"].get("was_observed") and name not in trace.nodes and not is_deterministic(site)
     ]
-    if missing:
+    if missing and named is None:
         raise ValueError(
             f"the guide must sample every latent of the model; got a guide without {missing}. Add pyro.sample("
             f"{missing[0]!r}, ...) to it."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.programs import Site, is_deterministic, kind_of, plate_scale, sample_sites, unwrapped
@@ -112,8 +112,10 @@ def _checked(name: str, value: Tensor, frame: CondIndepStackFrame) -> Tensor:
 
 def _arguments(draws: Draws) -> dict[str, Any]:
     """What the model is called with, by name."""
+    model = draws.model
+    program = model.forward if isinstance(model, nn.Module) else model  # how a module is called does not tell names
     try:
-        bound = inspect.signature(draws.model).bind(*draws.args, **draws.kwargs)
+        bound = inspect.signature(program).bind(*draws.args, **draws.kwargs)
     except (TypeError, ValueError):  # of a program that hides its signature
         return dict(draws.kwargs)
     return bound.arguments

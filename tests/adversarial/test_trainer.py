@@ -76,20 +76,21 @@ def test_a_gan_learns_the_mean_of_its_data():
 
 def test_each_player_moves_by_its_own_loss_alone():
     trainer = linear_gan()
+    trainer.step(data())
     before = states_of(trainer)
-    trainer._prepare((data(),), {})
-    found = trainer._critic_gradient((data(),), {}, is_first=True)
+    assert trainer._critic_turn.gradient((data(),), {}) is not None
+    trainer.player.zero_grad()
+    trainer._critic_turn.gradient((data(),), {})
     assert all(p.grad is None for p in trainer.player.parameters.values())
-    trainer._move_critic(found)
-    assert_same_state(
-        before["player"]["modules"]["model"]["likelihood.net.3.weight"],
-        states_of(trainer)["player"]["modules"]["model"]["likelihood.net.3.weight"],
-    )
+    assert all(p.grad is not None for p in trainer.critic.parameters.values())
     trainer.critic.zero_grad()
-    critic = states_of(trainer)["critic"]["modules"]
-    trainer._move_player(trainer._player_gradient((data(),), {}))
+    trainer._player_turn.gradient((data(),), {})
     assert all(p.grad is None for p in trainer.critic.parameters.values())
-    assert_same_state(critic, states_of(trainer)["critic"]["modules"])
+    trainer._player_turn.move()
+    after = states_of(trainer)
+    assert_same_state(before["critic"]["modules"]["0_critic"], after["critic"]["modules"]["0_critic"])
+    weight = "likelihood.net.3.weight"
+    assert not torch.equal(before["player"]["modules"]["model"][weight], after["player"]["modules"]["model"][weight])
     assert all(p.requires_grad for p in trainer.critic.parameters.values())
 
 

@@ -61,19 +61,22 @@ def mean_gradient_steps() -> tuple[list[torch.Tensor], list[dict[str, float]]]:
         found = []
         for rank in range(RANKS):
             seed_noise(rank, step)
-            own = trainer._critic_gradient((batch(rank, step),), {}, is_first=True)
+            own = trainer._critic_turn.gradient((batch(rank, step),), {})
             critic = [p.grad.clone() for p in trainer.critic.parameters.values()]
-            other = trainer._player_gradient((batch(rank, step),), {})
+            other = trainer._player_turn.gradient((batch(rank, step),), {})
             player = [p.grad.clone() for p in trainer.player.parameters.values()]
             found.append((own, critic, other, player))
         for parameters, place in ((trainer.critic.parameters, 1), (trainer.player.parameters, 3)):
             for i, parameter in enumerate(parameters.values()):
                 parameter.grad = torch.stack([one[place][i] for one in found]).mean(0)
-        trainer._move_critic(found[0][0])
-        trainer._move_player(found[0][2])
-        losses.append(
-            {"critic_loss": sum(one[0].loss for one in found) / 2, "loss": sum(one[2].loss for one in found) / 2}
-        )
+        for turn, after in (
+            (trainer._critic_turn, trainer._after_critic),
+            (trainer._player_turn, trainer._after_player),
+        ):
+            turn.move()
+            after()
+        critic_loss, loss = (sum(one[place] for one in found) / RANKS for place in (0, 2))
+        losses.append({"critic_loss": critic_loss, "loss": loss})
     return numbers_of(trainer), losses
 
 
