@@ -144,10 +144,13 @@ class Draws:
             is_cut: no gradient may reach the guide through the draws.
         """
         for (_, other), completed in self._completed:
-            if other == is_cut or (is_cut and not _carries_gradient(completed)):
+            if _is_plain(completed, is_cut) and (other == is_cut or (is_cut and not _carries_gradient(completed))):
                 return completed
-        if self._sampler is None:
-            self._sampler = PlainSampler()
+        if self._sampler is not None:
+            completed = self.completed(self._sampler, is_cut)
+            if _is_plain(completed, is_cut):
+                return completed
+        self._sampler = PlainSampler()
         return self.completed(self._sampler, is_cut)
 
     def encoded(self) -> Trace:
@@ -156,8 +159,9 @@ class Draws:
         Terms that run the two against each other are therefore asked first.
         """
         for (_, is_cut), completed in self._completed:
-            if not is_cut and len(completed.runs) == 1 and completed.runs[0].num_particles == 1:
-                return completed.runs[0].guide
+            runs = completed.runs
+            if not is_cut and _is_plain(completed, is_cut) and len(runs) == 1 and runs[0].num_particles == 1:
+                return runs[0].guide
         if self._encoded is None:
             self._encoded = prune_subsample_sites(poutine.trace(self.guide).get_trace(*self.args, **self.kwargs))
         return self._encoded
@@ -250,6 +254,11 @@ class Draws:
             traces = run(self.model, self.guide, self.args, self.kwargs)
             if may_be_implicit(traces):
                 check_explicit(self.model, self.guide, self.args, self.kwargs, traces)
+
+
+def _is_plain(completed: Completed, is_cut: bool) -> bool:
+    """Whether the draws' paths carry the gradient as it is: a doubly reparameterised draw scales what goes through."""
+    return is_cut or "dreg" not in completed.estimation.chosen.values()
 
 
 def _carries_gradient(completed: Completed) -> bool:
