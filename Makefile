@@ -30,6 +30,7 @@ bench: $(READY)  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks published
 	$(BIN)/python -m benchmarks posteriors
 	$(BIN)/python -m benchmarks potentials
+	$(BIN)/python -m benchmarks modes
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

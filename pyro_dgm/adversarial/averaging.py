@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 @final
 class Averaged:
-    r"""A copy of a module whose parameters are exponential moving averages of the module's.
+    r"""A copy of a module, in evaluation mode, whose parameters are exponential moving averages of the module's.
 
     .. math:: \bar\theta \leftarrow d_n \bar\theta + (1 - d_n) \theta, \qquad d_n = \min(d, (1 + n) / (10 + n))
 
@@ -37,7 +37,7 @@ class Averaged:
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
             raise ValueError(f"the decay of an average must lie in [0, 1); got {decay!r}. 0.999 is a usual choice.")
         self.module, self.decay = module, decay
-        self.average = copy.deepcopy(module).requires_grad_(False)
+        self.average = copy.deepcopy(module).requires_grad_(False).eval()
 
     def begin(self) -> None:
         """Starts from the module as it is now."""

@@ -157,7 +157,7 @@ class AdversarialTrainer:
 
     @property
     def averaged(self) -> Mapping[str, nn.Module]:
-        """Model and guide with averaged parameters, by these names; empty without ``ema``."""
+        """Model and guide with averaged parameters, in evaluation mode, by these names; empty without ``ema``."""
         return {name: averaged.average for name, averaged in self._averaged.items()}
 
     def step(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -70,7 +70,7 @@ def test_a_gan_learns_the_mean_of_its_data():
     for _ in range(500):
         trainer.step(x)
     with torch.no_grad():
-        drawn = trainer.averaged["model"].eval()(num=2000)
+        drawn = trainer.averaged["model"](num=2000)
     torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=0.15, rtol=0)
 
 
@@ -327,6 +327,25 @@ def test_the_average_is_of_parameters_and_batch_norm_is_copied():
         assert torch.equal(own, new), name
     assert int(average.likelihood.net[1].num_batches_tracked) > 0
     assert not any(p.requires_grad for p in average.parameters())
+
+
+def test_the_average_of_a_users_own_pyro_module_can_be_sampled():
+    class Own(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = pyro.nn.PyroModule[nn.Linear](2, 2)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+                return pyro.sample("x", Implicit(self.net(z), event_dim=1), obs=x)
+
+    pyro.clear_param_store()
+    contrast = Contrast("x", DATA, P, Critic(MLP(2, 1, ())))
+    trainer = AdversarialTrainer(Own(), contrast, sgd(), sgd(), ema=0.9)
+    trainer.step(data())
+    drawn = pyro.poutine.uncondition(trainer.averaged["model"])(data())
+    assert drawn.shape == (32, 2)
 
 
 def test_an_average_keeps_its_spectral_norms():
