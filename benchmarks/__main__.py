@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-_NAMES = ("step_time", "gradients", "reference_vae", "published", "posteriors", "potentials")
+_NAMES = ("step_time", "gradients", "reference_vae", "published", "posteriors", "potentials", "modes", "game_step")
 COMMANDS = {name.replace("_", "-"): name for name in _NAMES}
 
 

@@ -97,7 +97,7 @@ def _old_run(arguments: argparse.Namespace, settings: dict[str, Any]) -> Run:
 def _evaluate(arguments: argparse.Namespace) -> None:
     run = open_run(arguments.folder, device=arguments.device)
     run.load_trained()
-    print(evaluate(run, arguments.split, arguments.num_particles, progress=not arguments.quiet))
+    print(evaluate(run, arguments.split, arguments.num_particles, not arguments.quiet, arguments.judge))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -141,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluator = commands.add_parser("evaluate", help="evaluate a trained run")
     evaluator.add_argument("folder", type=Path, help="the run's folder")
     evaluator.add_argument("--split", choices=("valid", "test"), default="test", help="which data (default: test)")
+    evaluator.add_argument(
+        "--judge", type=Path, metavar="DIR", help="a trained run of the recipe classifier that judges drawn images"
+    )
     _add_evaluation(evaluator)
     _add_device(evaluator)
     evaluator.set_defaults(command=_evaluate)

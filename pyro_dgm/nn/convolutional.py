@@ -1,6 +1,6 @@
 """Convolutional networks for images of any size."""
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "check_image_shape", "halved_sizes"]
 
 from collections.abc import Sequence
 from typing import final
@@ -44,10 +44,10 @@ class ConvEncoder(nn.Module):
         activation: Activation = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.image_shape = _image_shape(image_shape)
+        self.image_shape = check_image_shape(image_shape)
         self.out_features = check_size("out_features", out_features)
         channels = [check_size("channels", width) for width in channels]
-        sizes = _sizes(self.image_shape, len(channels))
+        sizes = halved_sizes(self.image_shape, len(channels))
         layers: list[nn.Module] = []
         for before, after in zip((self.image_shape[0], *channels), channels, strict=False):
             layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), activation()]
@@ -107,9 +107,9 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features = check_size("in_features", in_features)
-        self.image_shape = _image_shape(image_shape)
+        self.image_shape = check_image_shape(image_shape)
         channels = [check_size("channels", width) for width in channels]
-        sizes = _sizes(self.image_shape, len(channels))[::-1]
+        sizes = halved_sizes(self.image_shape, len(channels))[::-1]
         first = (channels[0] if channels else self.image_shape[0], *sizes[0])
         layers: list[nn.Module] = [nn.Unflatten(-1, first)]
         for before, after, small, large in zip(
@@ -138,7 +138,8 @@ class ConvDecoder(nn.Module):
         return self.layers(self.enter(x))
 
 
-def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns the shape of an image if it is (channels, height, width)."""
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(
             f"image_shape must be (channels, height, width); got {tuple(shape)}. A grey image has one channel."
@@ -146,7 +147,7 @@ def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
-def _sizes(image_shape: tuple[int, int, int], num_halvings: int) -> list[tuple[int, int]]:
+def halved_sizes(image_shape: tuple[int, int, int], num_halvings: int) -> list[tuple[int, int]]:
     """Height and width at the start and after each halving, rounded up."""
     sizes = [image_shape[1:]]
     for _ in range(num_halvings):

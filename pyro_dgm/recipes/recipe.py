@@ -1,6 +1,6 @@
 """What a recipe is: plain values that build a system to train."""
 
-__all__ = ["CountingTrainer", "Recipe", "System", "change"]
+__all__ = ["CountingTrainer", "Drawn", "Recipe", "System", "change"]
 
 import ast
 import dataclasses
@@ -24,6 +24,18 @@ class CountingTrainer(Trainer, Protocol):
     num_steps: int
 
 
+class Drawn(NamedTuple):
+    """Data that a system has drawn, as they are pictured and judged.
+
+    Arguments:
+        x: the data, (n, *event).
+        codes: the class or the code that each was drawn for, (n,), int64; None where there are none.
+    """
+
+    x: Tensor
+    codes: Tensor | None = None
+
+
 class System(NamedTuple):
     """Everything needed to train and evaluate, built by a recipe for one data set.
 
@@ -43,7 +55,15 @@ class System(NamedTuple):
         scheduler: of the trainer's learning rate, stepped after every epoch.
         figures: draws what there is to see of data, by name, in place of codes and images.
         numbers: finds what is reported of a split in place of the ELBO and its parts, as rows of ``evaluation.json``;
-            such a system judges data and draws none.
+            such a system judges data and draws none, unless it has ``draws``.
+        validate: finds what is reported of the validation data in place of the ELBO and its parts; with no ``loss``
+            among it, no epoch is better than another.
+        draws: draws so many data, of the averaged generator where there is one, classes or codes in turn; where it is
+            None the model is run forward.
+        knows_classes: whether these codes are the classes of the data, or found without them.
+        has_densities: whether model and guide have all their densities: only then there is something for ArviZ.
+        proposal: makes a guide with a density, to be fitted to the trained model for an estimate of log p(x), where
+            the system's own guide has none.
     """
 
     model: nn.Module
@@ -61,6 +81,11 @@ class System(NamedTuple):
     scheduler: LRScheduler | None = None
     figures: Callable[[Tensor], dict[str, Figure]] | None = None
     numbers: Callable[[Split], list[dict[str, Any]]] | None = None
+    validate: Callable[[], dict[str, float]] | None = None
+    draws: Callable[[int], Drawn] | None = None
+    knows_classes: bool = False
+    has_densities: bool = True
+    proposal: Callable[[], nn.Module] | None = None
 
 
 class Recipe(Protocol):

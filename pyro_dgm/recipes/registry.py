@@ -4,6 +4,7 @@ __all__ = ["RECIPES", "get"]
 
 import difflib
 
+from pyro_dgm.recipes.adversarial import ADVERSARIAL
 from pyro_dgm.recipes.classifier import ClassifierRecipe
 from pyro_dgm.recipes.density import DensityRecipe
 from pyro_dgm.recipes.mixture import MixtureRecipe
@@ -189,6 +190,7 @@ RECIPES: dict[str, Recipe] = {
         summary="convolutional classifier, whose features judge generated images",
         source="LeCun, Bottou, Bengio and Haffner (1998), Proceedings of the IEEE 86",
     ),
+    **ADVERSARIAL,
 }
 """Every recipe by the name that the command line knows."""
 

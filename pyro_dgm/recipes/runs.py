@@ -85,7 +85,7 @@ class Run(NamedTuple):
             self.system.batches,
             epochs=self.recipe.epochs,
             validate=self.validate,
-            monitor="valid_loss",
+            monitor="valid_loss" if self.system.validate is None else None,
             patience=self.recipe.patience,
             scheduler=self.system.scheduler,
             restore_best=self.recipe.patience is not None,
@@ -97,7 +97,12 @@ class Run(NamedTuple):
         )
 
     def validate(self) -> dict[str, float]:
-        """Minus the ELBO on the validation data and, where there are latents, its two parts, in nats per datum."""
+        """Minus the ELBO on the validation data and, where there are latents, its two parts, in nats per datum.
+
+        A system that has a way of its own to be validated is validated by that.
+        """
+        if self.system.validate is not None:
+            return self.system.validate()
         arguments = self.system.arguments(self.system.dataset.valid)
         parts = elbo_parts(self.system.model, self.system.guide, *arguments, num_particles=1)
         if not parts.kl:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from contracts import check_network, check_network_errors, refuses
-from pyro_dgm.nn import MLP, Batched, ConvDecoder, ConvEncoder, ResidualMLP
+from pyro_dgm.nn import MLP, Batched, ConvDecoder, ConvEncoder, DCCritic, DCGenerator, ResidualMLP
 
 
 def small(*layers: int) -> dict[str, object]:
@@ -34,6 +34,16 @@ NETWORKS = [
     pytest.param(lambda: ConvDecoder(5, (3, 9, 14), **small(8, 4)), [(2,), (3,)], (3, 9, 14), id="decoder-odd"),
     pytest.param(lambda: ConvDecoder(5, (1, 1, 3), **small(4, 4)), [(5,)], (1, 1, 3), id="decoder-tiny"),
     pytest.param(lambda: ConvDecoder(5, (2, 5, 5), **small()), [(5,)], (2, 5, 5), id="decoder-without-convolutions"),
+    pytest.param(lambda: DCGenerator(5, (1, 28, 28), (8, 4)), [(5,)], (1, 28, 28), id="generator-28"),
+    pytest.param(lambda: DCGenerator(5, (3, 9, 14), (8, 4)), [(2,), (3,)], (3, 9, 14), id="generator-odd"),
+    pytest.param(lambda: DCGenerator(5, (1, 32, 32), (8, 4, 4)), [(5,)], (1, 32, 32), id="generator-32"),
+    pytest.param(lambda: DCCritic((1, 28, 28), 1, (4, 8)), [(1, 28, 28)], (1,), id="critic-28"),
+    pytest.param(
+        lambda: DCCritic((2, 9, 14), 5, (4, 8), context_features=3, normalize=False),
+        [(2, 9, 14), (3,)],
+        (5,),
+        id="critic-with-context",
+    ),
     pytest.param(
         lambda: Batched(nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()), event_dim=3),
         [(1, 8, 8)],
@@ -55,8 +65,10 @@ def test_network_contract(build, input_shapes, out_shape):
         (ResidualMLP(6, 4), (6,)),
         (ConvEncoder((1, 8, 8), 4), (1, 8, 8)),
         (ConvDecoder(6, (1, 8, 8)), (6,)),
+        (DCCritic((1, 8, 8)), (1, 8, 8)),
+        (DCGenerator(6, (1, 8, 8)), (6,)),
     ],
-    ids=["mlp", "residual", "encoder", "decoder"],
+    ids=["mlp", "residual", "encoder", "decoder", "critic", "generator"],
 )
 def test_network_refuses_another_shape_or_dtype(net, input_shape):
     check_network_errors(net, input_shape)
@@ -136,3 +148,25 @@ def test_autocast_may_change_the_dtype():
     net = MLP(6, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(torch.randn(3, 6).bfloat16()).dtype is torch.bfloat16
+
+
+def test_a_deep_convolutional_gan_keeps_to_grey_levels_and_begins_as_the_paper_has_it():
+    torch.manual_seed(0)
+    generator, critic = DCGenerator(20, (1, 16, 16), (64, 32)), DCCritic((1, 16, 16), channels=(32, 64))
+    images = generator(10 * torch.randn(50, 20)).detach()
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+    for net in (generator, critic):
+        for layer in net.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and layer.weight.numel() > 2000:
+                assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    norms = [sum(isinstance(layer, nn.BatchNorm2d) for layer in net.modules()) for net in (generator, critic)]
+    assert norms == [2, 1]  # all but the last of the one, all but the first of the other
+
+
+def test_networks_of_a_deep_convolutional_gan_refuse_what_they_cannot_be():
+    with refuses(ValueError, "channels=()"):
+        DCGenerator(5, (1, 8, 8), ())
+    with refuses(ValueError, "(1, 3, 8)", "2 convolutions"):
+        DCCritic((1, 3, 8), channels=(4, 8))
+    with refuses(ValueError, "2 features", "(4, 3)"):
+        DCCritic((1, 8, 8), channels=(4,), context_features=2)(torch.zeros(4, 1, 8, 8), torch.zeros(4, 3))

@@ -27,6 +27,7 @@ def small_of() -> Callable[..., dict[str, Any]]:
         quick = {**SMALL, "layers": (16, 8), "baseline_features": (8,), "components": 3}
         quick |= {"num_transforms": 2, "flow_features": (16,), "num_pseudo_inputs": 20, "auxiliary_features": 3}
         quick |= {"noise_features": 3, "num_mixing": 3, "num_bins": 4}
+        quick |= {"critic_features": (16,), "code_features": 4, "num_basis": 2}
         quick.update({name: 1 for name in SCHEDULES if getattr(recipe, name, 0)})
         return {name: value for name, value in quick.items() if name in known} | others
 

@@ -11,17 +11,22 @@ from pyro_dgm import datasets
 from pyro_dgm.evaluation import elbo_parts
 from pyro_dgm.recipes import (
     RECIPES,
+    AdversarialVAERecipe,
     ClassifierRecipe,
+    CodedGANRecipe,
     DensityRecipe,
+    GANRecipe,
     MixtureRecipe,
     SBNRecipe,
     System,
+    TranslationRecipe,
     VAERecipe,
     change,
     get,
 )
 
-OTHERS = (ClassifierRecipe, DensityRecipe, MixtureRecipe)
+GAMES = (AdversarialVAERecipe, CodedGANRecipe, GANRecipe, TranslationRecipe)
+OTHERS = (ClassifierRecipe, DensityRecipe, MixtureRecipe, *GAMES)
 OF_IMAGES = [name for name, recipe in RECIPES.items() if not isinstance(recipe, OTHERS)]
 OF_BELIEF_NETS = [name for name, recipe in RECIPES.items() if isinstance(recipe, SBNRecipe)]
 

@@ -14,45 +14,11 @@ import pytest
 import torch
 
 from contracts import refuses
+from interrupted_runs import assert_equal, crash_after
 from pyro_dgm import datasets
 from pyro_dgm.datasets import Dataset
 from pyro_dgm.recipes import RECIPES, Run, evaluate, open_run, start_run
 from pyro_dgm.training import CheckpointError, fit, load_checkpoint
-
-
-class Crash(Exception):
-    """A machine that fails."""
-
-
-def crash_after(run: Run, steps: int) -> None:
-    """Trains a run until its machine fails."""
-    step = run.trainer.step
-
-    def failing(*args: Any) -> float:
-        if run.trainer.num_steps == steps:
-            raise Crash
-        return step(*args)
-
-    run.trainer.step = failing  # type: ignore[method-assign]
-    with pytest.raises(Crash):
-        run.train(resume=False, progress=False)
-
-
-def assert_equal(a: Any, b: Any, where: str = "state") -> None:
-    """Two nested states are equal, tensors bitwise; times may differ."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a.keys() - {"seconds"}:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (one, other) in enumerate(zip(a, b, strict=True)):
-            assert_equal(one, other, f"{where}.{i}")
-    else:
-        assert a == b, where
 
 
 def test_a_folder_tells_all_that_is_needed_to_build_the_run_again(trained):
