@@ -3,7 +3,17 @@
 import importlib
 import sys
 
-_NAMES = ("step_time", "gradients", "reference_vae", "published", "posteriors", "potentials", "modes", "game_step")
+_NAMES = (
+    "step_time",
+    "gradients",
+    "reference_vae",
+    "published",
+    "posteriors",
+    "potentials",
+    "modes",
+    "game_step",
+    "image_games",
+)
 COMMANDS = {name.replace("_", "-"): name for name in _NAMES}
 
 

@@ -59,6 +59,7 @@ BATCH, EMA, BETAS = 256, 0.999, (0.5, 0.99)
 EVALUATION_SEED = 1234
 NUM_LOOKS = 10  # at the averaged generator on the way
 NUM_PICTURED = 1000
+WORTH_COMPILING = 2000  # updates
 MEASURES = ("num_hit", "num_covered", "high_quality", "reverse_kl", "sd_ratio", "accuracy")
 
 
@@ -166,7 +167,7 @@ def _play(data: str, name: str, seed: int, options: argparse.Namespace) -> dict[
     pyro.set_rng_seed(seed)
     held = make(num_test=options.samples)
     x, means = held.train.x, modes_of(data)
-    trainer = _trainer(METHODS[name])
+    trainer = _trainer(METHODS[name], Compiler(wait=True) if options.updates >= WORTH_COMPILING else False)
     looks = {round(options.updates * part / NUM_LOOKS) for part in range(1, NUM_LOOKS + 1)}
     history, seconds = [], 0.0
     for update in tqdm(range(1, options.updates + 1), desc=f"{data}, {name}, seed {seed}", leave=False, miniters=100):
@@ -189,7 +190,7 @@ def _play(data: str, name: str, seed: int, options: argparse.Namespace) -> dict[
     }
 
 
-def _trainer(method: Method) -> AdversarialTrainer:
+def _trainer(method: Method, compile: Compiler | bool) -> AdversarialTrainer:
     """The game, from torch's generator as it is."""
     generator = LatentVariableModel(StandardNormal(2), Generated(MLP(2, 2, HIDDEN)))
     net: nn.Module = MLP(2 * method.pac, 1, HIDDEN)
@@ -201,7 +202,7 @@ def _trainer(method: Method) -> AdversarialTrainer:
         functools.partial(torch.optim.Adam, lr=rate, betas=BETAS) for rate in (method.player_rate, method.critic_rate)
     )
     schedule = Steps(critic=method.critic_steps)
-    return AdversarialTrainer(generator, game, player, other, schedule=schedule, ema=EMA, compile=Compiler(wait=True))
+    return AdversarialTrainer(generator, game, player, other, schedule=schedule, ema=EMA, compile=compile)
 
 
 def _draws(generator: Any, num: int) -> Tensor:

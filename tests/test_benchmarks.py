@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import gradients, modes, posteriors, potentials, published, reference_vae
+from benchmarks import game_step, gradients, image_games, modes, posteriors, potentials, published, reference_vae
 from pyro_dgm.infer.estimators import ESTIMATORS
 
 
@@ -154,3 +154,34 @@ def test_games_are_judged_beside_a_perfect_generator_and_none_is_played_twice(tm
     assert text.count("| perfect |") == 2
     for name in ("modes-ring.png", "modes-grid.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_trainers_losses_are_those_of_the_game_by_hand(tmp_path):
+    """On the same noise; the non-saturating loss has the constant of the data beside what is minimised."""
+    options = ["--contestants", "torch", "own", "--rounds", "2", "--steps", "8", "--results", str(tmp_path)]
+    game_step.main(options)
+    rows = json.loads((tmp_path / "game_step-threads-1.json").read_text())["rows"]
+    assert [row["game"] for row in rows] == list(game_step.GAMES)
+    for row in rows:
+        by_hand, own = (row["cells"][name]["first_losses"] for name in ("torch", "own"))
+        tolerance = {"rel": 1e-3, "abs": 1e-4}
+        if not row["game"].endswith("gp"):  # whose points between data and draws come of other random numbers
+            assert [losses[0] for losses in own] == pytest.approx([losses[0] for losses in by_hand], **tolerance)
+    assert "(1.00)" in (tmp_path / "game_step-threads-1.md").read_text()
+
+
+@pytest.mark.slow
+def test_games_of_images_are_judged_and_not_trained_twice(tmp_path):
+    def run():
+        options = ["--systems", "dcgan", "--data", "digits", "--epochs", "1", "--particles", "2"]
+        image_games.main([*options, "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)])
+        return json.loads((tmp_path / "image-games.json").read_text())["rows"]
+
+    first = run()
+    assert [row["system"] for row in first] == ["classifier", "dcgan"]
+    metrics = {number["metric"] for number in first[1]["numbers"]}
+    assert {"MMD", "Fréchet distance", "precision", "coverage"} <= metrics
+    assert run() == first
+    assert (tmp_path / "image-games-dcgan.png").stat().st_size > 1000
+    assert "| dcgan | precision |" in (tmp_path / "image-games.md").read_text()
