@@ -10,6 +10,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from pyro_dgm.adversarial.arguments import check_sites
 from pyro_dgm.adversarial.estimators import CriticEstimator, Logistic
 from pyro_dgm.adversarial.objectives import NonSaturating, PlayerObjective
 from pyro_dgm.adversarial.penalties import Penalty
@@ -21,6 +22,7 @@ from pyro_dgm.infer.ratios import RatioLikelihood
 from pyro_dgm.infer.rows import read, stands_for
 from pyro_dgm.infer.sources import Source
 from pyro_dgm.infer.term import Term
+from pyro_dgm.nn.modes import in_evaluation_mode
 
 
 class Readings(NamedTuple):
@@ -94,7 +96,8 @@ class Contrast(AdversarialTerm):
     ``Contrast(["x", "z"], P.observed(), Q, critic, objective=ReverseKL())`` beside one adversarial variational Bayes.
 
     The loss is in nats per datum where the objective is a divergence, times the number N of data, so that it adds to
-    bounds. It is an estimate by a critic that is never optimal: not a bound, in either direction.
+    bounds. It is an estimate by a critic that is never optimal: not a bound, in either direction. Masks of the programs
+    do not reach it: every row is shown.
 
     References:
         Goodfellow et al. (2014), Generative Adversarial Networks, arXiv:1406.2661; Mohamed and Lakshminarayanan (2016),
@@ -149,12 +152,14 @@ class Contrast(AdversarialTerm):
         if not math.isfinite(weight):
             raise ValueError(f"the weight of Contrast must be finite; got {weight}. 1 is the default.")
         self.objective.check(self.estimator, critic)
+        if self.objective.needs_log_ratio:
+            _check_single(critic)
         self.num, self.den, self.critic = num, den, critic
         self.penalties, self.weight, self.learns = tuple(penalties), weight, learns
 
     def readings(self, draws: Draws) -> Readings:
         """The sites' values under both sources."""
-        return Readings(read(draws, self.num, self.sites), read(draws, self.den, self.sites))
+        return Readings(*check_sites(read(draws, self.num, self.sites), read(draws, self.den, self.sites), "Contrast"))
 
     def loss_of(self, draws: Draws) -> Tensor:
         """The objective times weight and number N of data."""
@@ -187,12 +192,15 @@ class Contrast(AdversarialTerm):
     def log_ratio(self, *values: Tensor) -> Tensor:
         r"""The learned :math:`\log p_\mathrm{num} / p_\mathrm{den}` at values of the sites, in nats, (B,).
 
-        Exact for an optimal critic only; see ``infer.RatioLikelihood`` for a model that is scored by it.
+        Exact for an optimal critic only, which is in evaluation mode meanwhile; see ``as_likelihood`` for a model that
+        is scored by it.
 
         Raises:
-            ValueError: the estimator yields no ratio.
+            ValueError: the estimator yields no ratio, or the critic scores several rows at once.
         """
-        return self.estimator.log_ratio(self.critic(*values))
+        _check_single(self.critic)
+        with in_evaluation_mode([self.critic]):
+            return self.estimator.log_ratio(self.critic(*values))
 
     def as_likelihood(self, model: Program, observed: str | None = None) -> RatioLikelihood:
         """A model whose implicit observation is scored by the learned log-ratio: for SVI, importance sampling or NUTS.
@@ -221,3 +229,13 @@ class Contrast(AdversarialTerm):
             if penalties:
                 facts["penalty"] = torch.stack([penalty.detach() for penalty in penalties]).sum()
         return facts
+
+
+def _check_single(critic: nn.Module) -> None:
+    """Raises where a score is of several rows: its log-ratio is theirs together."""
+    pac = getattr(critic, "pac", 1)
+    if pac > 1:
+        raise ValueError(
+            f"a log-ratio is taken datum by datum; got a critic that packs {pac} rows. Use pac=1, or an objective "
+            "without a log-ratio such as NonSaturating()."
+        )

@@ -90,7 +90,11 @@ class Player:
     def adopt(self, met: Mapping[str, Tensor]) -> None:
         """Takes in parameters of Pyro's store that its programs have met for the first time."""
         known = {id(parameter) for parameter in self.parameters.values()}
-        new = {name: parameter for name, parameter in met.items() if id(parameter) not in known}
+        new = {}
+        for name, parameter in met.items():
+            if id(parameter) not in known:
+                new[name] = parameter
+                known.add(id(parameter))  # two names may share a parameter
         if not new:
             return
         self.parameters.update(new)

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, final
 
 import torch
@@ -18,12 +19,14 @@ from pyro_dgm.adversarial.contrasts import AdversarialTerm, Readings
 from pyro_dgm.adversarial.player import Optim, Player
 from pyro_dgm.adversarial.steps import Steps
 from pyro_dgm.adversarial.turns import Turn
+from pyro_dgm.infer.annealing import annealings_of
 from pyro_dgm.infer.compiling import Compiler, Payoff
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.processes import Processes
 from pyro_dgm.infer.programs import Program, evaluation_mode, fork_rng, module_of, parameters_met
 from pyro_dgm.infer.rows import stands_for
 from pyro_dgm.infer.schedules import Schedule
+from pyro_dgm.infer.states import check_tensors
 from pyro_dgm.infer.term import Sum, Term
 from pyro_dgm.nn.modes import in_evaluation_mode
 
@@ -114,6 +117,7 @@ class AdversarialTrainer:
                 f"compile must be True, False, 'auto' or a Compiler; got {compile!r}. 'auto' decides by the time spent."
             )
         self.model, self.guide = model, _no_guide if guide is None else guide
+        self._annealings = [] if guide is None else annealings_of(model, guide)
         self.terms = _summed(terms)
         self.schedule = Steps() if schedule is None else schedule
         if not isinstance(self.schedule, Steps):
@@ -127,7 +131,10 @@ class AdversarialTrainer:
         self.player = Player("model and guide", self._programs(), optim, clip_norm)
         self.critic = Player("critics", self._critics(), critic_optim, critic_clip_norm)
         self._check_players()
+        _check_penalties(self._learning)
         programs = {name: own for name, own in self.player.modules.items() if name in ("model", "guide")}
+        if ema is not None:
+            _check_averaged(programs)
         self._averaged = {} if ema is None else {name: Averaged(own, ema) for name, own in programs.items()}
         self._processes = None if group is None else Processes(group)
         is_apart = not self.schedule.simultaneous
@@ -169,7 +176,7 @@ class AdversarialTrainer:
         """
         self._prepare(args, kwargs)
         start, self._gap = time.perf_counter(), None
-        batches = self.schedule.batches(args, kwargs)
+        batches = self.schedule.batches(args, kwargs) if self._learning else [(args, kwargs)]
         losses: dict[str, float] = {}
         if self.schedule.simultaneous and self._learning:
             for turn in (self._critic_turn, self._player_turn):
@@ -179,6 +186,7 @@ class AdversarialTrainer:
             self._after_player()
         else:
             losses = self._in_turn(batches)
+        self._check_annealed_sites()
         self.num_steps += 1
         for schedule in self.schedules():
             schedule.step()
@@ -190,9 +198,18 @@ class AdversarialTrainer:
         self._payoff.expect(num_steps)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The losses of a batch, without a step and in evaluation mode: ``loss`` and ``critic_loss``, per datum."""
+        """The losses of a batch, per datum, without a step, in evaluation mode and without annealing.
+
+        Returns:
+            ``loss``, and ``critic_loss`` if there is a critic.
+        """
+        self._meet(args, kwargs)
         critics = [part for term in self._adversarial for part in term.critic_parts().values()]
-        with in_evaluation_mode(critics), evaluation_mode(self.model, self.guide):
+        with ExitStack() as stack:
+            for annealing in self._annealings:
+                stack.enter_context(annealing.suspended())
+            stack.enter_context(in_evaluation_mode(critics))
+            stack.enter_context(evaluation_mode(self.model, self.guide))
             draws = self._draws(args, kwargs)
             found = {"loss": float(self.terms.loss_of(draws)) / stands_for(draws)}
             scores = [float(term.critic_score(term.readings(draws))) for term in self._learning]
@@ -217,8 +234,9 @@ class AdversarialTrainer:
         return facts if self._gap is None else {**facts, "gap": self._gap}
 
     def schedules(self) -> Sequence[Schedule]:
-        """The schedules of the terms, which advance with each step."""
-        return list({id(schedule): schedule for schedule in self.terms.schedules()}.values())
+        """The schedules of the terms, and of annealings around the programs, which advance with each step."""
+        found = [*(annealing.schedule for annealing in self._annealings), *self.terms.schedules()]
+        return list({id(schedule): schedule for schedule in found}.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a step depends on but the data and torch's generator: tensors and plain values."""
@@ -239,6 +257,9 @@ class AdversarialTrainer:
         Raises:
             ValueError: the state belongs to another trainer; nothing has been changed then.
         """
+        missing = [name for name in self.state_dict() if name not in state]
+        if missing:
+            raise ValueError(f"a state must be whole; got one without {missing}. Save it by state_dict().")
         self.player.check(state["player"])
         self.critic.check(state["critic"])
         found, own = len(state["schedules"]), len(self.schedules())
@@ -248,6 +269,8 @@ class AdversarialTrainer:
                 f"{own}, and averages of {sorted(state['averaged'])} for {sorted(self._averaged)}. Build it as it was "
                 "built when it was saved."
             )
+        for name, averaged in self._averaged.items():
+            check_tensors(f"the average of the {name}", averaged.average.state_dict(), state["averaged"][name])
         self.player.load_state_dict(state["player"])
         self.critic.load_state_dict(state["critic"])
         for name, averaged in self._averaged.items():
@@ -257,6 +280,7 @@ class AdversarialTrainer:
         self.num_steps, self.num_updates = state["num_steps"], state["num_updates"]
         self.num_critic_updates = state["num_critic_updates"]
         self._seen = [Readings(tuple(num), tuple(den)) for num, den in copy.deepcopy(state["seen"])]
+        self._names, self._facts, self._gap = [], torch.zeros(0), None
         for turn in (self._critic_turn, self._player_turn):
             turn.reset()
 
@@ -353,11 +377,7 @@ class AdversarialTrainer:
                 turn.compile(self._compiler)
         if self._is_prepared:
             return
-        with fork_rng(), evaluation_mode(self.model, self.guide), parameters_met() as met:
-            draws = self._draws(args, kwargs)
-            draws.encoded()
-            draws.simulated()
-        self.player.adopt(met)
+        self._meet(args, kwargs)
         for player, moves in ((self.player, self.schedule.player), (self.critic, len(self._learning))):
             if moves:
                 player.check_trainable()
@@ -366,6 +386,24 @@ class AdversarialTrainer:
             for averaged in self._averaged.values() if self.num_updates == 0 else ():
                 averaged.begin()
         self._is_prepared = True
+
+    def _meet(self, args: Args, kwargs: Kwargs) -> None:
+        """Runs both programs once, to meet their parameters in Pyro's store."""
+        if self._is_prepared:
+            return
+        with fork_rng(), evaluation_mode(self.model, self.guide), parameters_met() as met:
+            draws = self._draws(args, kwargs)
+            draws.encoded()
+            draws.simulated()
+        self.player.adopt(met)
+
+    def _check_annealed_sites(self) -> None:
+        unmet = [name for annealing in self._annealings for name in annealing.unmet]
+        if unmet and self.num_steps == 0:
+            raise ValueError(
+                f"every site to be annealed must be in the programs; got {unmet}, which neither of them samples. "
+                "Correct the names, or leave out sites= to anneal all latents."
+            )
 
     def _programs(self) -> dict[str, nn.Module]:
         pairs = {"model": module_of(self.model), "guide": module_of(self.guide), **self.terms.parts()}
@@ -406,6 +444,28 @@ class AdversarialTrainer:
                 f"every parameter with a gradient must be one player's; got {stray[:3]} in no optimiser. Pass a "
                 "callable such as functools.partial(torch.optim.Adam, lr=1e-4), which is given all of them."
             )
+
+
+def _check_averaged(programs: Mapping[str, nn.Module]) -> None:
+    """Raises where there is nothing to average, or not yet."""
+    if not programs:
+        raise ValueError("an average is taken of modules; got functions. Write the model as a module, or ema=None.")
+    for name, program in programs.items():
+        if any(getattr(part, "prototype_trace", 0) is None for part in program.modules()):
+            raise ValueError(
+                f"an average is taken of parameters that are there; got a {name} whose AutoGuide has not run. Call it "
+                "once on a batch first."
+            )
+
+
+def _check_penalties(terms: Sequence[AdversarialTerm]) -> None:
+    """Raises where two terms share what counts their steps."""
+    penalties = [part for term in terms for name, part in term.critic_parts().items() if name.startswith("penalty")]
+    if len({id(penalty) for penalty in penalties}) < len(penalties):
+        raise ValueError(
+            f"each contrast has penalties of its own, which count its steps; got one in two of {len(terms)}. Make "
+            "another."
+        )
 
 
 def _trainable(parameters: Sequence[Tensor]) -> list[Tensor]:

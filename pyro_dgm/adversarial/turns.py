@@ -95,7 +95,8 @@ class Turn:
         return loss
 
     def reset(self) -> None:
-        """Forgets what has been compiled, as when a state was loaded."""
+        """Forgets what has been compiled, and the last gradient, as when a state was loaded."""
+        self.norm = math.nan
         if self.compiled is not None:
             self.compiled.reset()
 

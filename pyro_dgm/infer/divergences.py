@@ -116,10 +116,8 @@ def _gram(x: Tensor, y: Tensor, kernel: str, length: float) -> Tensor:
 
 
 def _lengths(x: Tensor, y: Tensor) -> Tensor:
-    """Distances of all pairs, (n, m); equal points have distance 0 and no gradient, where the norm has a kink."""
-    squared = (x.unsqueeze(1) - y).square().sum(-1)
-    apart = squared > 0
-    return torch.where(apart, squared.where(apart, squared.new_ones(())).sqrt(), 0.0)
+    """Distances of all pairs, (n, m), from differences; equal points have no gradient, where the norm has a kink."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The draws of one step: each program run as seldom as can be, for all terms of an objective together."""
 
-__all__ = ["Completed", "Draws", "PlainSampler", "Simulated"]
+__all__ = ["Completed", "Draws", "PlainSampler"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +18,13 @@ from pyro_dgm.infer.baselines import Baseline
 from pyro_dgm.infer.checks import check_gradients, check_traces
 from pyro_dgm.infer.enumeration import find_supports
 from pyro_dgm.infer.estimation import Estimation, Sampler
-from pyro_dgm.infer.forward import simulate, with_data
+from pyro_dgm.infer.estimators import BIASED
+from pyro_dgm.infer.forward import simulate
 from pyro_dgm.infer.implicit import check_explicit, may_be_implicit
 from pyro_dgm.infer.programs import (
     DATA_PLATE,
     Program,
+    SameRows,
     Site,
     Traces,
     count_plates,
@@ -39,6 +41,8 @@ from pyro_dgm.infer.programs import (
 from pyro_dgm.infer.relaxations import Relaxation
 from pyro_dgm.infer.schedules import Constant
 
+Programs = tuple[Program, Program, Sequence[Any], Mapping[str, Any]]
+
 
 class Completed(NamedTuple):
     """The data completed by the guide, with the model run against it.
@@ -50,22 +54,6 @@ class Completed(NamedTuple):
 
     runs: list[Traces]
     estimation: Estimation
-
-
-class Simulated(NamedTuple):
-    """A run of the model as a simulator.
-
-    Arguments:
-        trace: of the model.
-        args: the programs' positional arguments, the observed data in them replaced by the simulated ones.
-        kwargs: their keyword arguments, likewise.
-        unplaced: names of observed sites whose data are no argument of the programs.
-    """
-
-    trace: Trace
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    unplaced: list[str]
 
 
 @final
@@ -111,9 +99,12 @@ class Draws:
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self._sampler = sampler
+        self._plain: PlainSampler | None = None
         self._completed: list[tuple[tuple[int, bool], Completed]] = []
         self._encoded: Trace | None = None
-        self._simulated: dict[tuple[tuple[str, ...] | None, bool], Simulated] = {}
+        self._simulated: dict[tuple[tuple[str, ...] | None, bool], Trace] = {}
+        self._observed: dict[tuple[tuple[str, ...] | None, bool], Trace] = {}
+        self.rows = SameRows()
 
     def completed(self, sampler: Sampler, is_cut: bool = False) -> Completed:
         """Q: the data completed by the guide, with the model run against it.
@@ -137,21 +128,26 @@ class Draws:
                 return completed
         return self.completed(sampler, is_cut=True)
 
-    def shared(self, is_cut: bool = False) -> Completed:
+    def shared(self, is_cut: bool = False, is_weighted: bool = True) -> Completed:
         """Q for who does not mind how it was drawn: as it was for somebody else, if it was.
 
         Arguments:
             is_cut: no gradient may reach the guide through the draws.
+            is_weighted: whether the latents' densities may carry a weight of somebody else's objective.
         """
+
+        def serves(completed: Completed) -> bool:
+            return _is_plain(completed, is_cut) and (is_weighted or completed.estimation.latent_weight == 1)
+
         for (_, other), completed in self._completed:
-            if _is_plain(completed, is_cut) and (other == is_cut or (is_cut and not _carries_gradient(completed))):
+            if serves(completed) and (other == is_cut or (is_cut and not _carries_gradient(completed))):
                 return completed
         if self._sampler is not None:
             completed = self.completed(self._sampler, is_cut)
-            if _is_plain(completed, is_cut):
+            if serves(completed):
                 return completed
-        self._sampler = PlainSampler()
-        return self.completed(self._sampler, is_cut)
+        self._plain = PlainSampler() if self._plain is None else self._plain
+        return self.completed(self._plain, is_cut)
 
     def encoded(self) -> Trace:
         """Q without the model: the guide's trace, of one particle; that of a run against the model, if there was one.
@@ -163,11 +159,13 @@ class Draws:
             if not is_cut and _is_plain(completed, is_cut) and len(runs) == 1 and runs[0].num_particles == 1:
                 return runs[0].guide
         if self._encoded is None:
-            self._encoded = prune_subsample_sites(poutine.trace(self.guide).get_trace(*self.args, **self.kwargs))
+            with self.rows:
+                trace = poutine.trace(self.guide).get_trace(*self.args, **self.kwargs)
+            self._encoded = prune_subsample_sites(trace)
         return self._encoded
 
-    def simulated(self, given: tuple[str, ...] | None = None, is_cut: bool = False) -> Simulated:
-        """P: the model run forward, nothing observed, with the programs' arguments as if its data had been given.
+    def simulated(self, given: tuple[str, ...] | None = None, is_cut: bool = False) -> Trace:
+        """P: the model run forward, nothing observed.
 
         Arguments:
             given: latents that are the guide's; empty for all, None for none.
@@ -178,17 +176,54 @@ class Draws:
         """
         key = given, is_cut and given is not None
         if key not in self._simulated:
-            values = {} if given is None else self._latents(given)
-            if is_cut:
-                values = {name: value.detach() for name, value in values.items()}
-            trace = simulate(self.model, self.args, self.kwargs, values)
-            self._simulated[key] = Simulated(trace, *with_data(trace, self.args, self.kwargs))
+            values = self._given(*key)
+            with self.rows:
+                trace = simulate(self.model, self.args, self.kwargs, values)
+            for name in values:  # which is a latent all the same
+                trace.nodes[name]["is_observed"] = False
+            self._simulated[key] = trace
         return self._simulated[key]
+
+    def observed(self, given: tuple[str, ...] | None = None, is_cut: bool = False) -> Trace:
+        """The model with its data observed and its latents drawn as it draws them, which no datum has told anything.
+
+        Where no site comes after data in the model, that is a simulation with the data put in its place.
+
+        Arguments:
+            given: latents that are the guide's; empty for all, None for none.
+            is_cut: whether these are numbers.
+        """
+        key = given, is_cut and given is not None
+        if key not in self._observed:
+            trace = self.simulated(given, is_cut)
+            was_observed = [bool(site["infer"].get("was_observed")) for site in sample_sites(trace).values()]
+            if True in was_observed[:-1]:  # what comes after data may depend on them
+                trace = self._run_on_data(*key)
+            else:
+                trace = trace.copy()
+                for name, site in sample_sites(trace).items():
+                    if site["infer"].get("was_observed"):
+                        trace.nodes[name] = {**site, "value": site["infer"]["obs"], "is_observed": True}
+            self._observed[key] = trace
+        return self._observed[key]
+
+    def _run_on_data(self, given: tuple[str, ...] | None, is_cut: bool) -> Trace:
+        values = self._given(given, is_cut)
+        with self.rows:
+            model = poutine.condition(self.model, data=values)
+            trace = prune_subsample_sites(poutine.trace(model).get_trace(*self.args, **self.kwargs))
+        for name in values:
+            trace.nodes[name]["is_observed"] = False
+        return trace
+
+    def _given(self, given: tuple[str, ...] | None, is_cut: bool) -> dict[str, Tensor]:
+        values = {} if given is None else self._latents(given)
+        return {name: value.detach() for name, value in values.items()} if is_cut else values
 
     def data(self) -> dict[str, Site]:
         """What the model observes, by name, as sites whose value is the data."""
         trace = self._observing()
-        is_simulated = any(simulated.trace is trace for simulated in self._simulated.values())  # some may be given
+        is_simulated = any(simulated is trace for simulated in self._simulated.values())
         return {
             name: {**site, "value": site["infer"]["obs"]} if is_simulated else site
             for name, site in sample_sites(trace).items()
@@ -204,12 +239,20 @@ class Draws:
         trace = self._observing()
         return data_frame_of(trace) or _data_plate_of(trace)
 
+    def guide_frame(self) -> CondIndepStackFrame | None:
+        """The guide's plate that is the data's by name, or None where it has none, or has not been run alone."""
+        frame = None if self._encoded is None else self.frame()
+        if self._encoded is None or frame is None:
+            return None
+        found = [own for site in sample_sites(self._encoded).values() for own in plates_of(site)]
+        return next((own for own in found if own.name == frame.name), None)
+
     def _observing(self) -> Trace:
         """A trace of the model, whichever there is."""
         for _, completed in self._completed:
             if completed.runs[0].particle_dim is None:
                 return completed.runs[0].model
-        return (next(iter(self._simulated.values()), None) or self.simulated()).trace
+        return next(iter(self._simulated.values()), None) or self.simulated()
 
     def _latents(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         sites = sample_sites(self.encoded())
@@ -233,6 +276,10 @@ class Draws:
         if sampler.needs_densities and not sampler.is_explicit:
             self._check_explicit()
             sampler.is_explicit = True
+        with self.rows:
+            return self._completed_by(programs, sampler, is_cut)
+
+    def _completed_by(self, programs: Programs, sampler: Sampler, is_cut: bool) -> Completed:
         estimation = Estimation(*programs, sampler, is_cut)
         count = sampler.num_particles * estimation.num_listed
         if count > 1 and (sampler.vectorize_particles or sampler.supports):
@@ -257,8 +304,13 @@ class Draws:
 
 
 def _is_plain(completed: Completed, is_cut: bool) -> bool:
-    """Whether the draws' paths carry the gradient as it is: a doubly reparameterised draw scales what goes through."""
-    return is_cut or "dreg" not in completed.estimation.chosen.values()
+    """Whether these are draws like any, and, unless they are to be numbers, their paths carry the gradient as it is.
+
+    The values of an enumerated latent are listed; a path is cut where a latent is scored, and a doubly reparameterised
+    draw scales what goes through it.
+    """
+    estimation = completed.estimation
+    return estimation.num_listed == 1 and (is_cut or set(estimation.chosen.values()) <= {"reparam", "stl", *BIASED})
 
 
 def _carries_gradient(completed: Completed) -> bool:

@@ -101,6 +101,11 @@ class Estimation(Messenger):
         return self._chosen
 
     @property
+    def latent_weight(self) -> float:
+        """The weight of the latents' densities in this objective."""
+        return self._sampler.latent_weight
+
+    @property
     def scored(self) -> set[str]:
         """Names of the latents whose gradient comes through their density."""
         return self._named(*SCORE, *CONTROL, "enumerate")

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_dgm.infer.annealing import annealing_of
 from pyro_dgm.infer.checks import check_reads_data, check_scores_any_point
 from pyro_dgm.infer.draws import Draws
+from pyro_dgm.infer.forward import with_data
 from pyro_dgm.infer.objective import check_kind
 from pyro_dgm.infer.programs import (
     Program,
@@ -111,6 +112,12 @@ class NLL(Term):
             raise ValueError(
                 f"the sites of NLL must be the {self.of}'s; got {missing}, it has {list(sites)}. Name them as there."
             )
+        own = [name for name in names if (self.at.is_observed or self.at == DATA) and not sites[name]["is_observed"]]
+        if own:
+            raise ValueError(
+                f"at data, sites are scored that the model observes; got {own}, which the {self.of} has drawn itself. "
+                "Leave them out."
+            )
         if not names:
             raise ValueError(
                 f"the {self.of} must have a site to score by NLL; got none. Leave the term out for such a program."
@@ -158,18 +165,21 @@ def _scorable(sites: Mapping[str, Site], at: Source) -> list[str]:
 def _at_dream(draws: Draws, source: Source, through_draws: bool, named: Sequence[str] | None) -> Traces:
     """The guide's density at what the model has simulated, latents and data; of all latents, if none are named."""
     simulated = draws.simulated(source.given_sites, source.is_cut)
-    if simulated.unplaced:
+    args, kwargs, unplaced = with_data(simulated, draws.args, draws.kwargs)
+    if unplaced:
         raise ValueError(
             "to dream, the guide must be shown simulated data, so what a site observes must be an argument of the "
-            f"programs as it stands; got {simulated.unplaced}, which observe something else. Pass the observed tensor "
+            f"programs as it stands; got {unplaced}, which observe something else. Pass the observed tensor "
             "itself to model and guide."
         )
-    dream, args, kwargs = simulated.trace.copy(), simulated.args, simulated.kwargs
+    dream = simulated.copy()
     if not through_draws:
         args, kwargs = tuple(map(_as_numbers, args)), {name: _as_numbers(value) for name, value in kwargs.items()}
         for name, site in sample_sites(dream).items():
             dream.nodes[name] = {**site, "value": site["value"].detach()}
-    trace = prune_subsample_sites(poutine.trace(poutine.replay(draws.guide, trace=dream)).get_trace(*args, **kwargs))
+    with draws.rows:
+        trace = poutine.trace(poutine.replay(draws.guide, trace=dream)).get_trace(*args, **kwargs)
+    trace = prune_subsample_sites(trace)
     missing = [
         name
         for name, site in sample_sites(dream).items()
@@ -187,18 +197,14 @@ def _at_data(draws: Draws) -> Traces:
     """The guide's density at data: of sites that the model observes and the guide can predict from the others."""
     data = {name: site["value"] for name, site in draws.data().items()}
     guide = poutine.condition(draws.guide, data=data)
-    trace = prune_subsample_sites(poutine.trace(guide).get_trace(*draws.args, **draws.kwargs))
+    with draws.rows:
+        trace = prune_subsample_sites(poutine.trace(guide).get_trace(*draws.args, **draws.kwargs))
     return Traces(trace, trace, 1, None, draws.frame(), {})
 
 
 def _at_data_and_prior(draws: Draws, source: Source) -> Traces:
     """The model's density of the data at latents that it has drawn itself, or was given."""
-    trace = draws.simulated(source.given_sites, source.is_cut).trace.copy()
-    for name, site in draws.data().items():
-        trace.nodes[name] = {**trace.nodes[name], "value": site["value"], "is_observed": True}
-    for name, site in sample_sites(trace).items():
-        if name not in draws.data():
-            trace.nodes[name] = {**site, "is_observed": False}
+    trace = draws.observed(source.given_sites, source.is_cut)
     return Traces(trace, trace, 1, None, draws.frame(), {})
 
 

@@ -45,7 +45,7 @@ class KL(Term):
 
     def loss_of(self, draws: Draws) -> Tensor:
         """The divergence, summed over the N data, averaged over particles."""
-        runs = draws.shared().runs
+        runs = draws.shared(is_weighted=False).runs
         guide, model = sample_sites(runs[0].guide), sample_sites(runs[0].model)
         own = [name for name, site in guide.items() if not (site["is_observed"] or is_deterministic(site))]
         names = own if self.sites is None else self.sites

@@ -4,6 +4,7 @@ __all__ = [
     "DATA_PLATE",
     "DrawHandler",
     "Program",
+    "SameRows",
     "Site",
     "Traces",
     "batch_of",
@@ -152,7 +153,7 @@ def run_against(
     """Runs a model once more, on the same rows, against another trace of its guide."""
     if traces.particle_dim is not None:
         model = particle_plate(model, traces.num_particles, -traces.particle_dim - 1)
-    with handler, _SameRows(traces.rows):
+    with handler, SameRows(traces.rows):
         trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     return traces._replace(model=prune_subsample_sites(trace), guide=guide_trace)
 
@@ -166,7 +167,7 @@ def run_in_turn(
     draws: DrawHandler | None = None,
 ) -> list[Traces]:
     """Runs K times with one particle, all on the same data: a plate that subsamples at random does so once."""
-    with _SameRows():
+    with SameRows():
         return [run(model, guide, args, kwargs, draws=draws) for _ in range(num_particles)]
 
 
@@ -186,7 +187,7 @@ def redraw(
     """Runs a guide once more, on the same rows, its draws handled by an effect handler."""
     if traces.particle_dim is not None:
         guide = particle_plate(guide, traces.num_particles, -traces.particle_dim - 1)
-    with handler, _SameRows(traces.rows):
+    with handler, SameRows(traces.rows):
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
     return prune_subsample_sites(trace)
 
@@ -402,7 +403,7 @@ def check_num_particles(num_particles: int) -> int:
     return num_particles
 
 
-class _SameRows(Messenger):
+class SameRows(Messenger):
     """Makes each plate draw its random subsample once, however often the programs are run."""
 
     def __init__(self, rows: Mapping[str, Tensor] | None = None) -> None:

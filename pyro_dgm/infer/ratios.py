@@ -7,13 +7,13 @@ from typing import Any, ClassVar, final
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_dgm.infer.programs import Program, unwrapped
+from pyro_dgm.infer.programs import Program
 
 Ratio = Callable[..., Tensor]
 
@@ -119,14 +119,16 @@ class _Scored(Messenger):
                 f"the ratio's sites must be sampled before {msg['name']!r}; got a model without {missing}. Name them "
                 "as in the model."
             )
-        own = unwrapped(msg["fn"])
-        event_dim = len(own.event_shape)
+        event_dim = msg["fn"].event_dim
 
         def score(value: Tensor) -> Tensor:
             values = {**self._met, msg["name"]: (value, event_dim)}
             return _rowwise(self._owner.log_ratio, [values[name] for name in self._owner.sites])
 
-        msg["fn"] = LogRatio(msg["fn"].batch_shape, msg["fn"].event_shape, score)
+        scored: TorchDistribution = LogRatio(msg["fn"].batch_shape, msg["fn"].event_shape, score)
+        if isinstance(msg["fn"], MaskedDistribution):
+            scored = scored.mask(msg["fn"]._mask)
+        msg["fn"] = scored
         self.is_met = True
 
     def _pyro_post_sample(self, msg: Message) -> None:

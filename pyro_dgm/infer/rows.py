@@ -2,12 +2,14 @@
 
 __all__ = ["read", "stands_for"]
 
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
@@ -35,12 +37,31 @@ def read(draws: Draws, source: Source, names: Sequence[str]) -> tuple[Tensor, ..
     trace = _trace_of(draws, source)
     frame = draws.frame()
     values = {name: _value(name, draws, source, trace, frame) for name in names}
+    for name in source.shuffled_sites:
+        site = {} if trace is None else sample_sites(trace).get(name, {})
+        is_one = frame is None or frame.size < 2 or (site and frame not in site["cond_indep_stack"])
+        if name in values and is_one:
+            raise ValueError(
+                f"rows are shuffled of sites with one value per datum; got {name!r}, of which every row is the same. "
+                "Sample it inside the data plate, and use batches of two rows at least."
+            )
     return tuple(_shuffled(values, source).values())
 
 
 def stands_for(draws: Draws) -> float:
-    """N, the number of data that the minibatch stands for; 1 where the observations share no plate."""
+    """N, the number of data that the minibatch stands for; 1 where the observations share no plate.
+
+    Raises:
+        ValueError: model and guide disagree about it.
+    """
     frame = draws.frame()
+    other = draws.guide_frame()
+    if frame is not None and other is not None and plate_scale(frame) != plate_scale(other):
+        sizes = [own.size * plate_scale(own) for own in (frame, other)]
+        raise ValueError(
+            f"plate {frame.name!r} must stand for as many data in model and guide; got {sizes[0]:g} in the model and "
+            f"{sizes[1]:g} in the guide. Pass the same data_size to both."
+        )
     return 1.0 if frame is None else frame.size * plate_scale(frame)
 
 
@@ -48,14 +69,16 @@ def _trace_of(draws: Draws, source: Source) -> Trace | None:
     if source.program == "guide":
         return draws.encoded()
     if source.program == "model":
-        return draws.simulated(source.given_sites, source.is_cut).trace
+        read_from = draws.observed if source.is_observed else draws.simulated
+        return read_from(source.given_sites, source.is_cut)
     return None
 
 
 def _value(name: str, draws: Draws, source: Source, trace: Trace | None, frame: CondIndepStackFrame | None) -> Tensor:
     sites = {} if trace is None else sample_sites(trace)
     site = sites.get(name)
-    if site is not None and not (source.is_observed and name in draws.data()):
+    if site is not None:
+        _check_path(name, site, draws, source)
         return _rows(name, site, _redrawn(name, site) if name in source.redrawn_sites else site["value"], frame)
     observed = draws.data().get(name)
     if observed is not None:
@@ -67,6 +90,20 @@ def _value(name: str, draws: Draws, source: Source, trace: Trace | None, frame: 
             f"and there are {sorted({*sites, *draws.data(), *arguments})}. Name it as there."
         )
     return _argument_rows(name, arguments[name], frame)
+
+
+def _check_path(name: str, site: Site, draws: Draws, source: Source) -> None:
+    """Raises where the guide would be trained through a draw that carries no gradient to it."""
+    if not torch.is_grad_enabled() or source.program != "guide" or site["is_observed"] or source.is_cut:
+        return
+    value = site["value"]
+    if value.requires_grad or is_deterministic(site) or kind_of(site) in ("Implicit", "Delta"):
+        return
+    if site["fn"].log_prob(value).requires_grad:
+        raise ValueError(
+            f"a program is trained through its draws, which need a path; got {name!r}, a {kind_of(site)} that has "
+            f"none, in {source!r}. Use reparameterised draws, or for classes dist.OneHotCategoricalStraightThrough."
+        )
 
 
 def _redrawn(name: str, site: Site) -> Tensor:
@@ -112,13 +149,21 @@ def _checked(name: str, value: Tensor, frame: CondIndepStackFrame) -> Tensor:
 
 def _arguments(draws: Draws) -> dict[str, Any]:
     """What the model is called with, by name."""
-    model = draws.model
-    program = model.forward if isinstance(model, nn.Module) else model  # how a module is called does not tell names
+    args, kwargs = tuple(draws.args), dict(draws.kwargs)
+    program: Any = draws.model
+    while isinstance(program, functools.partial):
+        if len(program.args) > 1 and isinstance(program.args[0], Messenger):  # a handler around it
+            program = program.args[1]
+        else:
+            program, args, kwargs = program.func, (*program.args, *args), {**program.keywords, **kwargs}
+    program = program.forward if isinstance(program, nn.Module) else program  # how it is called does not tell names
     try:
-        bound = inspect.signature(program).bind(*draws.args, **draws.kwargs)
+        signature = inspect.signature(program)
+        bound = signature.bind(*args, **kwargs).arguments
     except (TypeError, ValueError):  # of a program that hides its signature
-        return dict(draws.kwargs)
-    return bound.arguments
+        return kwargs
+    rest = [name for name, own in signature.parameters.items() if own.kind is inspect.Parameter.VAR_KEYWORD]
+    return {**bound, **{key: value for name in rest for key, value in bound.get(name, {}).items()}}
 
 
 def _shuffled(values: dict[str, Tensor], source: Source) -> dict[str, Tensor]:

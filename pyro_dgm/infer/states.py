@@ -1,6 +1,6 @@
 """Whether a saved state is that of the trainer it is loaded into."""
 
-__all__ = ["check_state"]
+__all__ = ["check_state", "check_tensors"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     Raises:
         ValueError: they are of different programs, optimisers or schedules.
     """
-    _check_same_tensors("the trainer", own, state)
-    _check_same_tensors("modules", own["modules"], state["modules"])
+    check_tensors("the trainer", own, state)
+    check_tensors("modules", own["modules"], state["modules"])
     for name, tensors in own["modules"].items():
-        _check_same_tensors(name, tensors, state["modules"][name])
-    _check_same_tensors("store", own["store"], state["store"])
+        check_tensors(name, tensors, state["modules"][name])
+    check_tensors("store", own["store"], state["store"])
     _check_same_optimizer(own, state)
     if len(own["schedules"]) != len(state["schedules"]):
         raise ValueError(
@@ -27,7 +27,8 @@ def check_state(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         )
 
 
-def _check_same_tensors(name: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
+def check_tensors(name: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
+    """Raises a ``ValueError`` where the entries are others, or tensors have other shapes."""
     missing = [key for key in expected if key not in got]
     extra = [key for key in got if key not in expected]
     reshaped = [

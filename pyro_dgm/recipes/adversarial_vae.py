@@ -39,6 +39,7 @@ from pyro_dgm.recipes.data import moved
 from pyro_dgm.recipes.games import (
     Ended,
     check_kind_of_data,
+    compiled,
     discrepancy,
     drawn_in_parts,
     game_numbers,
@@ -112,6 +113,7 @@ class AdversarialVAERecipe:
         beta1: of both, for the mean of the gradient.
         batch_size: rows of a minibatch.
         epochs: passes through the data.
+        compile: compile both players' turns, and wait until that is done; a run that is resumed rounds otherwise.
 
     Raises:
         ValueError: a choice is unknown, a number out of range, or two settings do not go together.
@@ -137,6 +139,7 @@ class AdversarialVAERecipe:
     beta1: float = 0.5
     batch_size: int = 100
     epochs: int = 20
+    compile: bool = False
 
     @property
     def patience(self) -> None:
@@ -171,7 +174,9 @@ class AdversarialVAERecipe:
         dataset = moved(dataset, device, flat=self.network == "mlp")
         model, guide, terms = self._programs(dataset)
         own, other = (optimizer_of("adam", r, self.beta1) for r in (self.learning_rate, self.critic_learning_rate))
-        trainer = AdversarialTrainer(model, terms, own, other, guide, schedule=Steps(critic=self.critic_steps))
+        trainer = AdversarialTrainer(
+            model, terms, own, other, guide, schedule=Steps(critic=self.critic_steps), compile=compiled(self.compile)
+        )
         has_mass = self.likelihood == "bernoulli"
 
         def draws(num: int) -> Drawn:

@@ -32,6 +32,7 @@ from pyro_dgm.recipes.games import (
     NUM_PICTURED,
     Ended,
     check_kind_of_data,
+    compiled,
     drawn_in_parts,
     game_numbers,
     in_turn,
@@ -88,6 +89,7 @@ class CodedGANRecipe:
         beta1: of both, for the mean of the gradient.
         batch_size: rows of a minibatch.
         epochs: passes through the data.
+        compile: compile both players' turns, and wait until that is done; a run that is resumed rounds otherwise.
 
     Raises:
         ValueError: a choice is unknown, a number out of range, or two settings do not go together.
@@ -112,6 +114,7 @@ class CodedGANRecipe:
     beta1: float = 0.5
     batch_size: int = 64
     epochs: int = 10
+    compile: bool = False
 
     @property
     def patience(self) -> None:
@@ -249,7 +252,9 @@ class CodedGANRecipe:
     def _trainer(self, model: nn.Module, guide: nn.Module, critic: Critic, dataset: Dataset) -> AdversarialTrainer:
         terms = placed(Contrast("x", DATA, P, critic), dataset.train.x) + self._information() * self.weight
         own, other = (optimizer_of("adam", r, self.beta1) for r in (self.learning_rate, self.critic_learning_rate))
-        return AdversarialTrainer(model, terms, own, other, guide, schedule=Steps(), ema=self.ema or None)
+        return AdversarialTrainer(
+            model, terms, own, other, guide, schedule=Steps(), ema=self.ema or None, compile=compiled(self.compile)
+        )
 
     def _information(self) -> Term:
         """What the guide makes of draws, and, where it is a classifier, of the data."""

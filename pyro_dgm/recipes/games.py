@@ -3,6 +3,7 @@
 __all__ = [
     "Ended",
     "check_kind_of_data",
+    "compiled",
     "discrepancy",
     "drawn_in_parts",
     "game_numbers",
@@ -29,6 +30,7 @@ from pyro_dgm import plotting
 from pyro_dgm.adversarial import Contrast
 from pyro_dgm.datasets import Batches, Dataset, Split
 from pyro_dgm.evaluation import mode_coverage, perfect_coverage
+from pyro_dgm.infer.compiling import Compiler
 from pyro_dgm.infer.divergences import mmd
 from pyro_dgm.infer.optimizers import OptimizerFactory
 from pyro_dgm.infer.programs import fork_rng
@@ -66,6 +68,11 @@ def check_kind_of_data(dataset: Dataset, kinds: Sequence[str], cure: str) -> Non
         raise ValueError(
             f"this recipe models data of kind {tuple(kinds)}; got {dataset.name!r}, of kind {dataset.kind!r}. {cure}"
         )
+
+
+def compiled(is_compiled: bool) -> Compiler | bool:
+    """What a trainer is told of compiling: to wait for it, or not to."""
+    return Compiler(wait=True) if is_compiled else False
 
 
 def optimizer_of(name: str, learning_rate: float, beta1: float = 0.5, beta2: float = 0.999) -> OptimizerFactory:

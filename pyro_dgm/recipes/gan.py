@@ -57,6 +57,7 @@ from pyro_dgm.recipes.games import (
     NUM_PICTURED,
     Ended,
     check_kind_of_data,
+    compiled,
     drawn_in_parts,
     game_numbers,
     in_turn,
@@ -136,6 +137,7 @@ class GANRecipe:
         beta2: of Adam, for its square.
         batch_size: rows of a minibatch.
         epochs: passes through the data.
+        compile: compile both players' turns, and wait until that is done; a run that is resumed rounds otherwise.
 
     Raises:
         ValueError: a choice is unknown, a number out of range, or two settings do not go together.
@@ -169,6 +171,7 @@ class GANRecipe:
     beta2: float = 0.999
     batch_size: int = 64
     epochs: int = 50
+    compile: bool = False
 
     @property
     def patience(self) -> None:
@@ -278,9 +281,11 @@ class GANRecipe:
         )
         ema = self.ema or None
         if self.estimator == NO_CRITIC:
-            return AdversarialTrainer(model, MMD("x", num=DATA, den=P), own, ema=ema)
+            return AdversarialTrainer(model, MMD("x", num=DATA, den=P), own, ema=ema, compile=compiled(self.compile))
         terms = placed(self._contrast(dataset, classes), dataset.train.x)
-        return AdversarialTrainer(model, terms, own, other, schedule=Steps(critic=self.critic_steps), ema=ema)
+        return AdversarialTrainer(
+            model, terms, own, other, schedule=Steps(critic=self.critic_steps), ema=ema, compile=compiled(self.compile)
+        )
 
     def _contrast(self, dataset: Dataset, classes: int) -> Contrast:
         sites = ["x", "c"] if classes else ["x"]

@@ -31,6 +31,7 @@ from pyro_dgm.recipes.data import moved
 from pyro_dgm.recipes.games import (
     Ended,
     check_kind_of_data,
+    compiled,
     discrepancy,
     game_numbers,
     number,
@@ -89,6 +90,7 @@ class TranslationRecipe:
         beta1: of both, for the mean of the gradient.
         batch_size: rows of a minibatch.
         epochs: passes through the data.
+        compile: compile both players' turns, and wait until that is done; a run that is resumed rounds otherwise.
 
     Raises:
         ValueError: a choice is unknown, or a number out of range.
@@ -109,6 +111,7 @@ class TranslationRecipe:
     beta1: float = 0.5
     batch_size: int = 64
     epochs: int = 20
+    compile: bool = False
 
     @property
     def patience(self) -> None:
@@ -150,7 +153,9 @@ class TranslationRecipe:
         build = self._paired if is_paired else self._unpaired
         model, guide, terms, translate = build(dataset)
         own, other = (optimizer_of("adam", r, self.beta1) for r in (self.learning_rate, self.critic_learning_rate))
-        trainer = AdversarialTrainer(model, terms, own, other, None if is_paired else guide)
+        trainer = AdversarialTrainer(
+            model, terms, own, other, None if is_paired else guide, compile=compiled(self.compile)
+        )
 
         def arguments(split: Split) -> tuple[Tensor, ...]:
             return (split.x, change(split.x)) if is_paired else (change(split.x), split.x)
