@@ -32,7 +32,7 @@ from pyro_dgm.adversarial import (
 from pyro_dgm.datasets import Batches
 from pyro_dgm.distributions import DiagonalNormal, Generated, Implicit, Normal, StandardNormal
 from pyro_dgm.guides import AmortizedGuide
-from pyro_dgm.infer import DATA, ELBO, MMD, NLL, SVI, NonFiniteError, P, Q
+from pyro_dgm.infer import DATA, ELBO, MMD, NLL, SVI, KLAnnealing, Linear, NonFiniteError, P, Q
 from pyro_dgm.models import LatentVariableModel
 from pyro_dgm.nn import MLP
 from pyro_dgm.training import fit
@@ -588,3 +588,106 @@ def test_a_trained_critic_is_a_likelihood():
     torch.testing.assert_close(mean.detach(), x / 2, atol=0.1, rtol=0)
     with refuses(ValueError, "Wasserstein"):
         Contrast(["x", "z"], P, P.shuffled("z"), Slope(), Wasserstein(), IPM()).as_likelihood(simulator)
+
+
+# Annealing, averages, penalties and likelihoods in doubt
+
+
+def explicit_programs():
+    torch.manual_seed(0)
+    model = LatentVariableModel(StandardNormal(2), Normal(MLP(2, 2, ()), scale=0.5))
+    return model, AmortizedGuide(z=DiagonalNormal(MLP(2, 4, ())))
+
+
+def test_annealing_around_the_programs_advances_with_the_steps():
+    model, guide = explicit_programs()
+    annealing = KLAnnealing(Linear(0.0, 1.0, over=4))
+    terms = [ELBO(), Contrast("z", P, Q, Critic(MLP(2, 1, ())))]
+    trainer = AdversarialTrainer(annealing(model), terms, sgd(1e-3), sgd(1e-3), annealing(guide))
+    weights = []
+    for _ in range(5):
+        weights.append(annealing.value)
+        trainer.step(data())
+    assert weights == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [schedule.num_steps for schedule in trainer.schedules()] == [5]
+    other = KLAnnealing(Linear(0.0, 1.0, over=4))
+    again = AdversarialTrainer(other(model), terms, sgd(1e-3), sgd(1e-3), other(guide))
+    again.load_state_dict(states_of(trainer))
+    assert other.value == 1.0
+
+
+def test_an_average_needs_modules_that_are_there():
+    def program(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("x", Implicit(pyro.param("theta", torch.ones(2)).expand(len(x), 2), 1), obs=x)
+
+    contrast = Contrast("x", DATA, P, Critic(MLP(2, 1, ())))
+    with refuses(ValueError, "average", "functions"):
+        AdversarialTrainer(program, contrast, sgd(), sgd(), ema=0.9)
+    model, _ = explicit_programs()
+    guide = pyro.infer.autoguide.AutoNormal(model)
+    with refuses(ValueError, "guide whose AutoGuide has not run"):
+        AdversarialTrainer(model, ELBO(), sgd(), guide=guide, ema=0.9)
+
+
+def test_a_penalty_belongs_to_one_contrast():
+    model, _ = explicit_programs()
+    penalty = R1(1.0, every=2)
+    contrasts = [Contrast("x", DATA, P, Critic(MLP(2, 1, ())), penalties=[penalty]) for _ in range(2)]
+    with refuses(ValueError, "penalties of its own"):
+        AdversarialTrainer(model, contrasts, sgd(), sgd())
+
+
+def test_a_packed_critic_has_no_ratio_of_single_data():
+    with refuses(ValueError, "packs 2 rows"):
+        Contrast("x", DATA, P, Critic(MLP(4, 1, ()), pac=2), objective=ReverseKL())
+    packed = Contrast("x", DATA, P, Critic(MLP(4, 1, ()), pac=2))
+    with refuses(ValueError, "packs 2 rows"):
+        packed.log_ratio(torch.zeros(4, 2))
+
+
+def test_the_learned_ratio_is_a_function_of_its_row():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+    contrast = Contrast("x", DATA, P, Critic(net))
+    x = torch.randn(6, 2)
+    before = [buffer.clone() for buffer in net.buffers()]
+    whole = contrast.log_ratio(x)
+    torch.testing.assert_close(contrast.log_ratio(x[:2]), whole[:2])
+    assert all(torch.equal(one, other) for one, other in zip(before, net.buffers(), strict=True))
+    assert net.training
+
+
+def test_a_parameter_of_two_names_is_stepped_once():
+    net = nn.Linear(1, 1, bias=False)
+
+    def model(x):
+        pyro.module("one", net)
+        pyro.module("other", net)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("x", Implicit(net(torch.ones(len(x), 1)), 1), obs=x)
+
+    trainer = AdversarialTrainer(model, MMD("x", num=DATA, den=P), sgd())
+    trainer.step(torch.randn(4, 1))
+    assert len(trainer.player.optimized) == 1
+
+
+def test_draws_of_another_shape_than_the_data_are_refused():
+    model = LatentVariableModel(StandardNormal(2), Generated(MLP(2, 2, ())))
+
+    def wrong(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("x", Implicit(model.likelihood.net(torch.zeros(len(x), 2))[:, :1], 1), obs=x)
+
+    contrast = Contrast("x", DATA, P, Critic(nn.Linear(1, 1)))
+    with refuses(ValueError, "(32, 2)", "(32, 1)"):
+        AdversarialTrainer(wrong, contrast, None, sgd(), schedule=Steps(1, 0)).step(data())
+
+
+def test_a_state_with_a_hole_is_refused():
+    trainer = linear_gan(ema=0.9)
+    trainer.step(data())
+    state = states_of(trainer)
+    del state["seen"]
+    with refuses(ValueError, "['seen']"):
+        trainer.load_state_dict(state)

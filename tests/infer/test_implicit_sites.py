@@ -342,3 +342,30 @@ def test_a_ratio_says_what_it_misses():
         RatioLikelihood(simulator, exact_ratio, ["x", "w"])(torch.zeros(2))
     with refuses(ValueError, "observed site 'x'"):
         pyro.poutine.uncondition(RatioLikelihood(lambda x: None, exact_ratio, ["x", "z"]))(torch.zeros(2))
+
+
+@pytest.mark.parametrize("how", ["distribution", "handler"])
+def test_masked_data_are_not_scored_by_a_ratio(how):
+    mask = torch.tensor([True, False, True])
+
+    def masked(x):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=mask if how == "handler" else True):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            site = Implicit(z, 0)
+            pyro.sample("x", site.mask(mask) if how == "distribution" else site, obs=x)
+
+    trace = pyro.poutine.trace(RatioLikelihood(masked, lambda x, z: 0 * x + 1, ["x", "z"])).get_trace(torch.zeros(3))
+    trace.compute_log_prob()
+    assert trace.nodes["x"]["log_prob_sum"] == 2
+
+
+def test_a_ratio_of_vectors():
+    def vectors(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    x = torch.randn(3, 2)
+    trace = pyro.poutine.trace(RatioLikelihood(vectors, lambda x, z: (x * z).sum(-1), ["x", "z"])).get_trace(x)
+    trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], (x * trace.nodes["z"]["value"]).sum(-1))

@@ -1,5 +1,8 @@
 """Sources: what each of them reads, from as few runs of the programs as can be."""
 
+import functools
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,7 +10,7 @@ import torch
 
 from contracts import refuses
 from pyro_dgm.distributions import Implicit
-from pyro_dgm.infer import DATA, IWAE, NLL, P, Q
+from pyro_dgm.infer import DATA, ELBO, IWAE, KL, NLL, P, Q
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.rows import read, stands_for
 
@@ -228,3 +231,193 @@ def test_a_term_beside_a_bound_has_its_own_gradient_whatever_the_bounds_estimato
     torch.manual_seed(0)
     bound, other = IWAE(3, gradient=gradient), NLL("x", of="model", at=Q, through_draws=True)
     assert_mean(gradients(bound + 5 * other) - gradients(bound) - 5 * gradients(other), 0.0)
+
+
+# What terms share with a bound whose draws are its own
+
+
+def normal_programs():
+    slope = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, 1.0))
+
+    return model, guide, slope
+
+
+@pytest.mark.parametrize("gradient", ["score", "nvil", "dreg", "reparam"])
+def test_paths_are_whole_beside_a_bound_that_scores_its_draws(gradient):
+    """d/dslope of -E log N(x; slope x + e, 1) is (slope - 1) x^2 in the mean; seed 0, 40,000 data, 5 errors."""
+    model, guide, slope = normal_programs()
+    torch.manual_seed(0)
+    draws = Draws(model, guide, (torch.ones(40_000, dtype=torch.float64),), {}, ELBO(gradient=gradient))
+    draws.completed(ELBO(gradient=gradient))
+    own = NLL("x", of="model", at=Q, through_draws=True).loss_of(draws) / 40_000
+    (found,) = torch.autograd.grad(own, slope)
+    assert abs(found.item() - (0.5 - 1)) < 5 / 200
+    assert read(draws, Q, ["z"])[0].requires_grad
+
+
+def test_terms_beside_an_enumerated_bound_are_means_over_draws():
+    """Bits with probability 0.9: listing both values would give them equal weights. Seed 0, 20,000 data, 5 errors."""
+    logits = torch.tensor(0.9, dtype=torch.float64).logit().requires_grad_()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full_like(x, 0.5)))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=logits.expand(len(x))))
+
+    x = torch.zeros(20_000, dtype=torch.float64)
+    torch.manual_seed(0)
+    bound = ELBO(gradient="enumerate")
+    draws = Draws(model, guide, (x,), {}, bound)
+    bound.loss_of(draws)
+    found = NLL("x", of="model", at=Q).loss_of(draws) / len(x)
+    exact = 0.5 * math.log(2 * math.pi) + 0.9 * 0.5
+    assert abs(found.item() - exact) < 5 * 0.15 / len(x) ** 0.5
+
+
+def test_the_weight_of_a_bounds_latents_is_its_own():
+    model, guide, _ = normal_programs()
+    x = torch.ones(4, dtype=torch.float64)
+    alone = KL("z").loss(model, guide, x)
+    for beta in (0.0, 3.0):
+        bound = ELBO(beta=beta)
+        draws = Draws(model, guide, (x,), {}, bound)
+        bound.loss_of(draws)
+        torch.testing.assert_close(KL("z").loss_of(draws).detach(), alone)
+
+
+def test_a_latent_without_a_path_is_refused_where_the_guide_would_be_trained_by_it():
+    logits = torch.zeros(6, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            pyro.sample("x", Implicit(x + 0.0, event_dim=1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=logits))
+
+    x = torch.zeros(6, 2)
+    with refuses(ValueError, "'z'", "Bernoulli", "StraightThrough"):
+        read(Draws(model, guide, (x,), {}), Q, ["z"])
+    with torch.no_grad():  # in the critic's turn they are numbers
+        assert read(Draws(model, guide, (x,), {}), Q, ["z"])[0].shape == (6,)
+
+
+# Plates, conditions and handlers
+
+
+def test_programs_that_subsample_take_the_same_rows():
+    data = torch.arange(20.0)
+
+    def model():
+        with pyro.plate("data", 20, subsample_size=5) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0))
+            pyro.sample("x", Implicit(z, 0), obs=data[rows])
+
+    def guide():
+        with pyro.plate("data", 20, subsample_size=5) as rows:
+            pyro.sample("z", Implicit(data[rows], 0))
+
+    torch.manual_seed(0)
+    draws = Draws(model, guide, (), {})
+    z, x = read(draws, Q, ["z", "x"])
+    torch.testing.assert_close(z, x)
+    (rebuilt,) = read(draws, P.given("z"), ["x"])
+    torch.testing.assert_close(rebuilt, x)
+    assert stands_for(draws) == 20
+
+
+@pytest.mark.parametrize("first", [P, P.given("beta")])
+def test_the_data_plate_may_have_any_name(first, x, c):
+    def model(x, c):
+        beta = pyro.sample("beta", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 60, subsample_size=len(x)):
+            pyro.sample("x", Implicit(x + beta, event_dim=1), obs=x)
+
+    def guide(x, c):
+        pyro.sample("beta", dist.Normal(5.0, 0.1))
+
+    draws = Draws(model, guide, (x, c), {})
+    read(draws, first, ["x"])
+    beta, own_x = read(draws, P.given("beta"), ["beta", "x"])
+    assert beta.shape == (B,)
+    assert own_x.shape == (B, 2)
+    assert stands_for(draws) == 60
+
+
+def test_plates_that_stand_for_other_numbers_are_refused(x, c):
+    def guide(x, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Implicit(x, event_dim=1))
+
+    draws = Draws(Programs(data_size=600).model, guide, (x, c), {})
+    read(draws, Q, ["z"])
+    read(draws, P, ["z"])
+    with refuses(ValueError, "600 in the model", "6 in the guide"):
+        stands_for(draws)
+
+
+def test_a_context_is_found_under_handlers_and_partials(x, c):
+    scaled = pyro.poutine.scale(Programs().model, 2.0)
+    for model, args, kwargs in (
+        (scaled, (x, c), {}),
+        (functools.partial(Programs().model, c=c), (x,), {}),
+        (lambda x, **rest: Programs().model(x, **rest), (x,), {"c": c}),
+    ):
+        (found,) = read(Draws(model, lambda *a, **k: None, args, kwargs), P, ["c"])
+        torch.testing.assert_close(found, c)
+
+
+def test_what_comes_after_data_is_drawn_given_the_data():
+    """Y observed, z | y, x | y, z: beside the data stands z given the observed y, and x is scored given it."""
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            label = pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0), obs=y)
+            z = pyro.sample("z", dist.Normal(100 * label, 0.1))
+            pyro.sample("x", dist.Normal(z + label, 1.0), obs=x)
+
+    y = torch.tensor([1.0, -1.0, 2.0])
+    x = 101 * y
+    torch.manual_seed(0)
+    draws = Draws(model, lambda x, y: None, (x, y), {})
+    z, own_y = read(draws, P.observed(), ["z", "y"])
+    torch.testing.assert_close(own_y, y)
+    torch.testing.assert_close(z, 100 * y, atol=1.0, rtol=0)
+    assert NLL("x", of="model", at=P.observed()).loss_of(draws) < 10
+
+
+def test_sites_that_a_program_has_drawn_itself_are_not_scored_at_data(x, c):
+    programs = Programs()
+    for term, of in ((NLL("beta", of="guide", at=DATA), "guide"), (NLL("beta", of="model", at=P.observed()), "model")):
+        with refuses(ValueError, "['beta']", f"the {of} has drawn"):
+            term.loss_of(Draws(programs.model, programs.guide, (x, c), {}))
+
+
+def test_what_is_the_same_for_all_data_is_not_shuffled(x, c):
+    with refuses(ValueError, "'beta'", "every row is the same"):
+        read(Draws(Programs().model, Programs().guide, (x, c), {}), P.shuffled("beta"), ["x", "beta"])
+
+
+def test_the_guide_is_scored_at_dreams_of_given_latents():
+    model, guide, slope = normal_programs()
+    torch.manual_seed(0)
+    x = torch.ones(3, dtype=torch.float64)
+    draws = Draws(model, guide, (x,), {})
+    loss = NLL(of="guide", at=P.given("z")).loss_of(draws)
+    z, dreamt = (value.detach() for value in read(draws, P.given("z"), ["z", "x"]))
+    torch.testing.assert_close(loss, -dist.Normal(slope * dreamt, 1.0).log_prob(z).sum())
