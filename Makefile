@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench bench-quick clean
 
 demo: $(READY)  ## train a VAE on the digits, evaluate it, draw it
 	rm -rf runs/demo
@@ -31,6 +31,13 @@ bench: $(READY)  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks posteriors
 	$(BIN)/python -m benchmarks potentials
 	$(BIN)/python -m benchmarks modes
+
+bench-quick: $(READY)  ## a small grid of inference methods compared, and its page
+	$(BIN)/python -m benchmarks run --tasks hierarchy eight-schools --methods elbo elbo-stl elbo-compiled iwae-dreg pyro-autonormal pyro-automvn pyro-nuts --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
+	$(BIN)/python -m benchmarks run --tasks sbn --methods rws vimco nvil rebar enumerate pyro-tracegraph pyro-rws --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
+	$(BIN)/python -m benchmarks run --tasks digits --methods elbo iwae wake-sleep pyro-trace-elbo torch-vae --seeds 0 1 --budget-steps 1000 --limit-seconds 120 --runs runs/bench-quick
+	$(BIN)/python -m benchmarks run --tasks ring --methods gan gan-r1 torch-gan --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
+	$(BIN)/python -m benchmarks report --runs runs/bench-quick --results runs/bench-quick/report
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

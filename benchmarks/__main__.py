@@ -1,4 +1,4 @@
-"""``python -m benchmarks step-time``, and the other commands by their names."""
+"""``python -m benchmarks list | run | report``, which compare methods, and the other commands by their names."""
 
 import importlib
 import sys
@@ -14,7 +14,8 @@ _NAMES = (
     "game_step",
     "image_games",
 )
-COMMANDS = {name.replace("_", "-"): name for name in _NAMES}
+_COMPARISON = {"list": "comparison.listing", "run": "comparison.command", "report": "comparison.report"}
+COMMANDS = _COMPARISON | {name.replace("_", "-"): name for name in _NAMES}
 
 
 def main(argv: list[str]) -> None:

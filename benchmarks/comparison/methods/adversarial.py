@@ -1,0 +1,113 @@
+"""This library's adversarial games as methods."""
+
+__all__ = ["ADVERSARIAL"]
+
+import functools
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from benchmarks.comparison.method import Learner, Method
+from benchmarks.comparison.methods.by_hand import BETAS, CRITIC_RATE, PLAYER_RATE
+from benchmarks.comparison.task import Problem
+from pyro_dgm.adversarial import (
+    IPM,
+    R1,
+    AdversarialTrainer,
+    Contrast,
+    Critic,
+    CriticEstimator,
+    GradientPenalty,
+    Logistic,
+    NonSaturating,
+    Penalty,
+    PlayerObjective,
+    Steps,
+    Wasserstein,
+)
+from pyro_dgm.infer import DATA, MMD, P, Term
+from pyro_dgm.nn import MLP
+
+
+@final
+class Game(Method):
+    """A generator against a critic.
+
+    Arguments:
+        name: of the method.
+        title: for the tables.
+        estimator: what the critic learns.
+        objective: what the generator minimises.
+        penalties: of the critic, made anew for every run.
+        critic_steps: updates of the critic in a step, which has one of the generator.
+    """
+
+    family = "pyro_dgm"
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        estimator: Callable[[], CriticEstimator],
+        objective: Callable[[], PlayerObjective],
+        penalties: Callable[[], list[Penalty]] = list,
+        critic_steps: int = 1,
+    ) -> None:
+        self.name, self.title = name, title
+        self.estimator, self.player_objective, self.penalties = estimator, objective, penalties
+        self.critic_steps = critic_steps
+
+    def supports(self, problem: Problem) -> str | None:
+        """Only a generator without densities."""
+        return None if problem.latents == "generator" else "it is for generators without densities"
+
+    def start(self, problem: Problem, seed: int) -> Learner:
+        """A new critic of the generator's size."""
+        critic = Critic(MLP(problem.test[0].shape[1], 1, (128, 128)))
+        game = Contrast("x", DATA, P, critic, self.estimator(), self.player_objective(), self.penalties())
+        return _Players(problem, game, Steps(critic=self.critic_steps), has_critic=True)
+
+
+@final
+class Moments(Method):
+    """A generative moment matching network: the discrepancy between draws and data, without a critic."""
+
+    name, title, family = "gmmn", "moment matching, MMD", "pyro_dgm"
+
+    def supports(self, problem: Problem) -> str | None:
+        """Only a generator without densities."""
+        return None if problem.latents == "generator" else "it is for generators without densities"
+
+    def start(self, problem: Problem, seed: int) -> Learner:
+        """The generator alone."""
+        return _Players(problem, MMD("x", num=DATA, den=P), Steps(), has_critic=False)
+
+
+class _Players(Learner):
+    def __init__(self, problem: Problem, terms: Term, schedule: Steps, has_critic: bool) -> None:
+        player, other = (
+            functools.partial(torch.optim.Adam, lr=rate, betas=BETAS) for rate in (PLAYER_RATE, CRITIC_RATE)
+        )
+        critic = other if has_critic else None
+        self._trainer = AdversarialTrainer(problem.model, terms, player, critic, schedule=schedule, compile=False)
+        self._batches = problem.batches()
+
+    def step(self) -> None:
+        """A turn of everyone."""
+        self._trainer.step(*next(self._batches))
+
+    def samples(self, num: int) -> Tensor | None:
+        """Data of the generator as it is."""
+        with torch.no_grad():
+            found: Tensor = self._trainer.model(num=num)
+            return found
+
+
+ADVERSARIAL: tuple[Method, ...] = (
+    Game("gan", "GAN, non-saturating", Logistic, NonSaturating),
+    Game("gan-r1", "GAN, non-saturating, R1 (0.1)", Logistic, NonSaturating, lambda: [R1(0.1)]),
+    Game("wgan-gp", "WGAN, gradient penalty (0.1)", Wasserstein, IPM, lambda: [GradientPenalty(0.1)], critic_steps=3),
+    Moments(),
+)

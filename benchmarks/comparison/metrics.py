@@ -1,0 +1,335 @@
+"""What is measured of a learner on a problem: at looks on the way, and once at the end."""
+
+__all__ = ["EVALUATION_SEED", "final_metrics", "look", "weights_of"]
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.ops.stats import effective_sample_size
+from torch import Tensor
+
+from benchmarks.comparison.cells import Metric
+from benchmarks.comparison.method import Learner
+from benchmarks.comparison.task import Posterior, Problem
+from pyro_dgm.evaluation import (
+    Estimate,
+    classifier_two_sample_test,
+    gradient_audit,
+    log_evidence,
+    mode_coverage,
+    pareto_k,
+    perfect_coverage,
+)
+from pyro_dgm.evaluation.distances import frechet_distance_of_moments
+from pyro_dgm.infer import divergences
+from pyro_dgm.infer.log_weights import weigh
+from pyro_dgm.infer.programs import count_plates, evaluation_mode, run
+
+EVALUATION_SEED = 1234
+LOOKED_WHOLE, LOOKED_LOCAL = 200, 10  # draws at a look, of one posterior and of each of several data
+NUM_DRAWS, NUM_LOCAL_DRAWS = 4000, 500  # by which posteriors are judged at the end
+NUM_SAMPLES, NUM_LOOKED_SAMPLES = 2500, 1000  # of a generator
+NUM_AUDITED = 50  # gradients
+NUM_TESTED = 1000  # draws of either kind in two-sample tests
+LEAST_DRAWS = 10
+
+NATS = "nats per datum"
+
+
+@torch.no_grad()
+def look(learner: Learner, problem: Problem) -> dict[str, float | None]:
+    """What is seen on the way, by the names of metrics; it leaves torch's generator as it was."""
+    with _own_noise():
+        if problem.modes is not None:
+            return _coverage(learner, problem, NUM_LOOKED_SAMPLES)
+        num_data = min(problem.num_looked, len(problem.test[0]))
+        weights, draws = _drawn(learner, problem, LOOKED_WHOLE if problem.is_whole else LOOKED_LOCAL, num_data)
+        found: dict[str, float | None] = {}
+        if weights is not None:
+            found["bound"] = float(weights.mean())
+        if draws is not None and problem.posterior is not None and len(draws) >= LEAST_DRAWS:
+            found |= _moment_errors(draws, problem.posterior, num_data)
+        return found
+
+
+def final_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
+    """All that can be said of a learner at its end; it leaves torch's generator as it was."""
+    with _own_noise():
+        found = _generator_metrics(learner, problem)
+        found |= _posterior_metrics(learner, problem)
+        found |= _evidence_metrics(learner, problem)
+        return found | _gradient_metrics(learner, problem)
+
+
+def weights_of(learner: Learner, problem: Problem, num: int, num_data: int | None = None) -> Tensor | None:
+    """Log p(x, z) - log q(z | x) of fresh draws in float64, (num, B), or None of who has no density of its draws."""
+    return _drawn(learner, problem, num, len(problem.test[0]) if num_data is None else num_data)[0]
+
+
+def _drawn(learner: Learner, problem: Problem, num: int, num_data: int) -> tuple[Tensor | None, Tensor | None]:
+    """Log-weights, (num, B), and flattened draws, (num, B, d), of the first so many test data."""
+    posterior = problem.posterior
+    if learner.programs is None:
+        own = learner.draws(num)
+        flat = None if own is None or posterior is None else _flat(own, posterior)[:, :num_data]
+        weights = learner.log_weights(num)
+        return None if weights is None else weights.double()[:, :num_data], flat
+    model, guide = learner.programs
+    args = [values[:num_data] for values in problem.test]
+    with evaluation_mode(model, guide), torch.no_grad():
+        traces = run(model, guide, args, {}, num, count_plates(model, guide, args, {}))
+        parts = weigh(traces)
+    weights = parts.local.double()  # (num, B)
+    if problem.is_whole:  # an AutoGuide's latents stand outside of the plate
+        weights = weights + (parts.global_log_p - parts.global_log_q).double().unsqueeze(1)
+    if posterior is None:
+        return weights, None
+    values = {name: traces.model.nodes[name]["value"] for name in posterior.sites}
+    return weights, _flat(values, posterior, num_data)
+
+
+def _flat(values: Mapping[str, Tensor], posterior: Posterior, num_data: int = 1) -> Tensor:
+    """Draws by site side by side, (num, B, d)."""
+    parts = [values[name].detach().double() for name in posterior.sites]
+    return torch.cat([part.reshape(len(part), num_data, -1) for part in parts], -1)
+
+
+def _moment_errors(draws: Tensor, posterior: Posterior, num_data: int) -> dict[str, float | None]:
+    """Root mean square errors of means and standard deviations, over data and dimensions, in true sds."""
+    mean, sd = posterior.mean[:num_data], posterior.sd[:num_data]
+    of_mean = ((draws.mean(0) - mean) / sd).square().mean().sqrt()
+    of_sd = (draws.std(0) / sd - 1).square().mean().sqrt()
+    return {"mean_error": float(of_mean), "sd_error": float(of_sd)}
+
+
+def _coverage(learner: Learner, problem: Problem, num: int) -> dict[str, float | None]:
+    samples = learner.samples(num)
+    if samples is None or problem.modes is None:
+        return {}
+    found = mode_coverage(samples, *problem.modes)
+    return {"num_covered": found.num_covered, "high_quality": found.high_quality}
+
+
+def _generator_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
+    """Of who makes data without densities: modes, and how the data differ from real ones."""
+    samples = learner.samples(NUM_SAMPLES)
+    if samples is None or problem.modes is None:
+        return {}
+    found = mode_coverage(samples, *problem.modes)
+    best = perfect_coverage(NUM_SAMPLES, len(problem.modes.means))
+    told, num = _told_apart(samples, problem.test[0])
+    squared = float(divergences.mmd(samples[:NUM_TESTED], problem.test[0][:NUM_TESTED]))
+    of = f"of {NUM_SAMPLES} draws of the live generator"
+    return {
+        "num_covered": Metric(
+            found.num_covered,
+            "modes",
+            "higher",
+            f"modes with a tenth of the draws due there, {of}; a perfect generator has {best.num_covered:.1f}",
+        ),
+        "high_quality": Metric(
+            found.high_quality,
+            "share",
+            "higher",
+            f"share within 3 sd of a mode, {of}; a perfect generator has {best.high_quality:.3f}, more is too sharp",
+        ),
+        "c2st": told,
+        "mmd": Metric(
+            squared, "squared kernel distance", "zero", f"maximum mean discrepancy, unbiased, {num} draws of each"
+        ),
+    }
+
+
+def _told_apart(own: Tensor, true: Tensor) -> tuple[Metric, int]:
+    num = min(len(own), len(true), NUM_TESTED)
+    test = classifier_two_sample_test(
+        own[:num].double(), true[:num].double(), generator=torch.Generator().manual_seed(EVALUATION_SEED)
+    )
+    error = math.sqrt(test.statistic * (1 - test.statistic) / test.num_held_out)
+    meaning = f"accuracy of nearest neighbours that tell {num} draws from as many true ones; 0.5 is best"
+    return Metric(test.statistic, "share", "lower", meaning, error), num
+
+
+def _posterior_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
+    """Draws against the true posterior; a chain's effective sample size."""
+    posterior = problem.posterior
+    if posterior is None:
+        return {}
+    _, draws = _drawn(learner, problem, NUM_DRAWS if problem.is_whole else NUM_LOCAL_DRAWS, len(problem.test[0]))
+    if draws is None or len(draws) < LEAST_DRAWS:
+        missing = Metric(None, "true sd", "lower", "there are no draws yet")
+        return {"mean_error": missing, "sd_error": missing}
+    errors = _moment_errors(draws, posterior, len(problem.test[0]))
+    of = (
+        f"over dimensions and data, of {len(draws)} draws, as many independent exact ones having "
+        f"{1 / math.sqrt(len(draws)):.3f} in the mean; the truth's own error is {posterior.error:.3f}"
+    )
+    found = {
+        "mean_error": Metric(errors["mean_error"], "true sd", "lower", f"root mean square error of the mean, {of}"),
+        "sd_error": Metric(errors["sd_error"], "true sd", "lower", f"root mean square error of the sd, {of}"),
+    }
+    if posterior.covariance is not None and len(draws) > 2 * draws.shape[2]:
+        found["wasserstein"] = _wasserstein(draws, posterior)
+    if posterior.draws is not None:
+        scale = posterior.sd[0]
+        found["c2st"] = _told_apart(draws[:, 0] / scale, posterior.draws / scale)[0]
+    if learner.is_chain:
+        ess = _chain_size(draws[:, 0])
+        found["ess"] = Metric(
+            ess / len(draws),
+            "share",
+            "higher",
+            f"effective sample size of a chain over its {len(draws)} draws, the "
+            "least over dimensions, by autocorrelation",
+        )
+    return found
+
+
+def _chain_size(draws: Tensor) -> float:
+    """The least effective sample size over the dimensions of one chain, (n, d)."""
+    return float(effective_sample_size(draws.unsqueeze(0), chain_dim=0, sample_dim=1).min())
+
+
+def _wasserstein(draws: Tensor, posterior: Posterior) -> Metric:
+    """Of the first twenty data, in units of the true sds."""
+    assert posterior.covariance is not None
+    distances = []
+    for row in range(min(20, draws.shape[1])):
+        own, scale = draws[:, row] / posterior.sd[row], posterior.sd[row]
+        truth = posterior.mean[row] / scale, posterior.covariance[row] / scale.outer(scale)
+        squared = frechet_distance_of_moments(own.mean(0), torch.cov(own.T), *truth)
+        distances.append(math.sqrt(squared))
+    meaning = (
+        f"Wasserstein-2 distance from a normal with the moments of {len(draws)} draws to the exact posterior, which is "
+        f"normal; biased upwards by the draws' own noise; mean over {len(distances)} data"
+    )
+    return Metric(sum(distances) / len(distances), "true sd", "lower", meaning)
+
+
+def _evidence_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
+    """Bound, log p(x), KL to the posterior, and what importance weights are worth."""
+    num = problem.num_particles
+    if learner.programs is not None and not problem.is_whole:
+        looked = weights_of(learner, problem, LOOKED_LOCAL)
+        by_sampling = log_evidence(*learner.programs, *problem.test, num_particles=num)
+        per_datum, k = by_sampling.per_datum, by_sampling.pareto_k
+        error, monte_carlo = by_sampling.estimate.standard_error, by_sampling.monte_carlo_error
+        ess = 1 / (1 + by_sampling.standard_error.square() * (num - 1))
+    else:
+        looked = weights_of(learner, problem, num)
+        if looked is None:
+            return {}
+        per_datum, k = looked.logsumexp(0) - math.log(num), pareto_k(looked)  # (1,)
+        ess = 1 / (num * looked.softmax(0).square().sum(0))
+        error = monte_carlo = float(((1 / ess[0] - 1) / (num - 1)).clamp(min=0).sqrt())
+    assert looked is not None
+    bound = looked.mean(0)
+    of_bound = Estimate.of(looked[:, 0]) if problem.is_whole else Estimate.of(bound)
+    found = {
+        "bound": Metric(
+            float(bound.mean()),
+            NATS,
+            "higher",
+            f"ELBO of model and guide, a lower bound on log p(x), unbiased; {len(looked)} draws",
+            of_bound.standard_error,
+        ),
+        "ess": Metric(
+            float(ess.mean()),
+            "share",
+            "higher",
+            f"effective sample size of {num} importance weights, over their number",
+        ),
+        "pareto_k": Metric(
+            _finite_mean(k),
+            "shape",
+            "lower",
+            f"Pareto k of {num} importance weights, mean over data; above 0.7 log p(x) by them is not to be trusted",
+        ),
+    }
+    if problem.log_evidence is None or problem.is_learned:
+        exact = None if problem.log_evidence is None else problem.log_evidence()
+        values = per_datum if exact is None else exact
+        how = f"importance sampling, K = {num}, a lower bound in expectation" if exact is None else "exact"
+        own_error = error if exact is None else Estimate.of(exact).standard_error
+        found["log_evidence"] = Metric(
+            float(values.mean()),
+            NATS,
+            "higher",
+            f"log p(x) of the learned model on test data, {how}; the error is that "
+            f"of sampling the data" + (f", the draws add {monte_carlo:.3f}" if exact is None else ""),
+            own_error,
+        )
+    else:
+        off = per_datum - problem.log_evidence()
+        found["log_evidence"] = Metric(
+            float(off.mean()),
+            NATS,
+            "zero",
+            f"log p(x) by importance sampling, K = {num}, less the true one",
+            monte_carlo,
+        )
+    if problem.log_evidence is not None:
+        gap = problem.log_evidence() - bound
+        own = of_bound.standard_error if problem.is_whole else _paired_error(looked)
+        found["kl"] = Metric(
+            float(gap.mean()),
+            NATS,
+            "lower",
+            "KL(q || p) from guide to true posterior: exact log p(x) less the ELBO",
+            own,
+        )
+    return found
+
+
+def _paired_error(looked: Tensor) -> float:
+    """Of the mean over the data that is due to few draws of each, (num, B)."""
+    return float((looked.var(0) / len(looked)).sum().sqrt()) / looked.shape[1]
+
+
+def _finite_mean(values: Tensor) -> float:
+    kept = values[values.isfinite()]
+    return float(kept.mean()) if len(kept) else math.nan
+
+
+def _gradient_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
+    """Noise of the guide's gradient at the parameters that were reached."""
+    if learner.objective is None or learner.programs is None:
+        return {}
+    model, guide = learner.programs
+    batch, objective = next(problem.batches()), copy.deepcopy(learner.objective)
+    audit = gradient_audit(
+        objective, model, guide, *batch, num_steps=NUM_AUDITED, reference=objective, num_reference_steps=2
+    )
+    rows = [row for row in audit.rows if not row.name.startswith("model.")]
+    if not rows:
+        return {}
+    variance = sum(float(row.variance.sum()) for row in rows)
+    signal = sum(float(row.mean.square().sum()) for row in rows)
+    of = f"of the guide's parameters at the end, {NUM_AUDITED} gradients on one minibatch"
+    num_data = len(batch[0])
+    return {
+        "gradient_variance": Metric(
+            variance / num_data**2,
+            "nats² per datum²",
+            "lower",
+            f"variance of the gradient, summed over the elements {of}",
+        ),
+        "snr": Metric(
+            math.sqrt(signal / variance) if variance else math.inf,
+            "ratio",
+            "higher",
+            f"norm of the mean gradient over the root of its summed variance, {of}; the mean's own noise counts",
+        ),
+    }
+
+
+@contextmanager
+def _own_noise() -> Iterator[Any]:
+    """A seed of its own for what is within."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(EVALUATION_SEED)
+        yield

@@ -1,0 +1,157 @@
+r"""Average ranks of methods over tasks, with the Friedman test and Nemenyi's critical difference.
+
+On each task methods are ranked by the median over seeds, 1 for the best, a seed that failed counting as worst of all;
+ties share their mean rank. Two methods differ at the 5 % level if their average ranks over N tasks differ by more than
+
+.. math:: q_{0.05, k} \sqrt{k (k + 1) / (6 N)},
+
+where q is the quantile of the studentized range of k methods over the root of two.
+
+References:
+    Demšar (2006), Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7, 1-30.
+"""
+
+__all__ = ["Ranks", "average_ranks", "critical_difference"]
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+from benchmarks.comparison.summaries import Entry, Table, score
+
+SIGNIFICANCE = 0.05
+MIN_TASKS, MIN_METHODS = 2, 3
+
+
+class Ranks(NamedTuple):
+    """Methods ranked by one metric.
+
+    Arguments:
+        metric: its name.
+        unit: of the numbers that were ranked.
+        tasks: names of the N tasks.
+        methods: names of the k methods, by average rank.
+        ranks: of the methods on each task, (N, k).
+        average: over the tasks, (k,).
+        critical_difference: between average ranks, at the 5 % level.
+        p_value: of the Friedman test that all methods are alike; None where every task ties them all.
+        cliques: first and last position of the largest groups within a critical difference, of two or more methods.
+        left_out: kind and name of the tasks and methods that were taken out, since not measured with all others.
+    """
+
+    metric: str
+    unit: str
+    tasks: list[str]
+    methods: list[str]
+    ranks: list[list[float]]
+    average: list[float]
+    critical_difference: float
+    p_value: float | None
+    cliques: list[tuple[int, int]]
+    left_out: list[tuple[str, str]]
+
+    def sentence(self, titles: Mapping[tuple[str, str], str]) -> str:
+        """What may be concluded.
+
+        Arguments:
+            titles: of tasks and methods, by kind and name.
+        """
+        text = f"{len(self.methods)} methods on {len(self.tasks)} tasks; two differ at the 5 % level if their average "
+        text += f"ranks differ by more than {self.critical_difference:.2f} (Nemenyi). "
+        if self.p_value is None:
+            text += "All methods tie on every task."
+        elif self.p_value < SIGNIFICANCE:
+            text += f"The Friedman test rejects that all are alike (p = {self.p_value:.2g})."
+        else:
+            text += (
+                f"The Friedman test does not reject that all are alike (p = {self.p_value:.2g}): no order is claimed."
+            )
+        if self.left_out:
+            text += f" Left out, since not measured everywhere: {', '.join(titles[key] for key in self.left_out)}."
+        return text
+
+
+def critical_difference(num_methods: int, num_tasks: int, significance: float = SIGNIFICANCE) -> float:
+    """Nemenyi's critical difference between average ranks.
+
+    Arguments:
+        num_methods: k, at least 2.
+        num_tasks: N, at least 1.
+        significance: of the two-sided test, over all pairs together.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if num_methods < 2 or num_tasks < 1 or not 0 < significance < 1:
+        raise ValueError(
+            "a critical difference is between at least 2 methods, over at least 1 task, at a level inside (0, 1); got "
+            f"{num_methods} methods, {num_tasks} tasks and {significance}. Compare more."
+        )
+    quantile = studentized_range.ppf(1 - significance, num_methods, np.inf) / math.sqrt(2)
+    return float(quantile * math.sqrt(num_methods * (num_methods + 1) / (6 * num_tasks)))
+
+
+def average_ranks(table: Table) -> Ranks | None:
+    """Ranks over the tasks and methods of a table that were all measured with each other.
+
+    Arguments:
+        table: of one metric.
+
+    Returns:
+        None if fewer than two tasks by three methods are left when holes are taken out, the emptiest task or method
+        first.
+    """
+    tasks, methods = _without_holes(table)
+    if len(tasks) < MIN_TASKS or len(methods) < MIN_METHODS:
+        return None
+    scores = np.array([[_score(table.entries[task, method], table.better) for method in methods] for task in tasks])
+    ranks = rankdata(-scores, axis=1)  # (N, k)
+    order = np.argsort(ranks.mean(0), kind="stable")
+    ranks = ranks[:, order]
+    average = ranks.mean(0).tolist()
+    difference = critical_difference(len(methods), len(tasks))
+    return Ranks(
+        metric=table.metric,
+        unit=table.unit,
+        tasks=tasks,
+        methods=[methods[k] for k in order],
+        ranks=ranks.tolist(),
+        average=average,
+        critical_difference=difference,
+        p_value=float(friedmanchisquare(*ranks.T).pvalue) if (np.ptp(ranks, axis=1) > 0).any() else None,
+        cliques=_cliques(average, difference),
+        left_out=[("task", name) for name in table.tasks if name not in tasks]
+        + [("method", name) for name in table.methods if name not in methods],
+    )
+
+
+def _score(entry: Entry, better: str) -> float:
+    """The median over seeds, larger being better; a lost seed is worst."""
+    return statistics.median([score(value, better) for value in entry.values] + [-math.inf] * len(entry.lost))
+
+
+def _without_holes(table: Table) -> tuple[list[str], list[str]]:
+    """Takes out whichever task or method lacks the largest share of the others, until none lacks any."""
+    tasks, methods = list(table.tasks), list(table.methods)
+    there = {pair for pair, entry in table.entries.items() if not any(lost.status == "parallel" for lost in entry.lost)}
+    while tasks and methods:
+        holes = {
+            **{("method", name): sum((task, name) not in there for task in tasks) / len(tasks) for name in methods},
+            **{("task", name): sum((name, method) not in there for method in methods) / len(methods) for name in tasks},
+        }
+        (kind, name), share = max(holes.items(), key=lambda item: item[1])
+        if not share:
+            break
+        (tasks if kind == "task" else methods).remove(name)
+    return tasks, methods
+
+
+def _cliques(average: list[float], difference: float) -> list[tuple[int, int]]:
+    spans = [
+        (i, max(j for j, rank in enumerate(average) if rank - average[i] <= difference)) for i in range(len(average))
+    ]
+    return [(i, j) for i, j in spans if j > i and not any((a, b) != (i, j) and a <= i and j <= b for a, b in spans)]

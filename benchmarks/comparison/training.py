@@ -1,0 +1,108 @@
+"""A learner through its budget, with looks on the way, and beside a reference in turns."""
+
+__all__ = ["Budget", "Course", "Store", "against_reference", "train"]
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, final
+
+import pyro
+
+from benchmarks.comparison.method import Learner
+
+NUM_LOOKS = 20
+NUM_BLOCKS, LEAST_BLOCKS = 15, 5
+BLOCK_SECONDS, MOST_SECONDS, MOST_STEPS = 0.02, 20.0, 100  # of a block, of all blocks, and steps of a block
+NUM_FIRST = 5  # steps of the reference, which are not counted
+
+
+class Budget(NamedTuple):
+    """So many steps, or so many seconds of training: one of the two is None."""
+
+    steps: int | None
+    seconds: float | None
+
+    @property
+    def content(self) -> dict[str, float]:
+        """As cells have it."""
+        return {"steps": self.steps} if self.steps is not None else {"seconds": self.seconds or 0.0}
+
+    @property
+    def total(self) -> float:
+        """In its own unit."""
+        return next(iter(self.content.values()))
+
+    def spent(self, steps: int, seconds: float) -> float:
+        """Steps or seconds, whichever it is about."""
+        return steps if self.steps is not None else seconds
+
+
+class Course(NamedTuple):
+    """How training went: a look each of ``curve``, seconds in all, and those of a step, the median of later steps."""
+
+    curve: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    seconds_per_step: float
+
+
+@final
+class Store:
+    """A store of Pyro's parameters of one's own, so that learners in one process do not share any."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] = {"params": {}, "constraints": {}}
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Puts it in the place of the global one."""
+        with pyro.get_param_store().scope(self._state):
+            yield
+
+
+def train(learner: Learner, budget: Budget, look: Callable[[], dict[str, Any]]) -> Course:
+    """Takes steps until the budget is spent; seconds are those of the steps alone.
+
+    Looks lie denser at the beginning, at the squares of equal parts of the budget, and one is at the end.
+
+    Raises:
+        SystemExit: the process that started this one has ended.
+    """
+    parent, curve, seconds, steps = os.getppid(), [], 0.0, 0
+    times: list[float] = []
+    marks = [budget.total * part**2 / NUM_LOOKS**2 for part in range(1, NUM_LOOKS + 1)]
+    while budget.spent(steps, seconds) < budget.total:
+        start = time.perf_counter()
+        learner.step()
+        times.append(time.perf_counter() - start)
+        seconds, steps = seconds + times[-1], steps + 1
+        if os.getppid() != parent:
+            raise SystemExit("the run that this cell belongs to has ended")
+        if budget.spent(steps, seconds) >= marks[0]:
+            curve.append({"step": steps, "seconds": seconds, **look()})
+            marks = [mark for mark in marks[1:] if mark > budget.spent(steps, seconds)] or [math.inf]
+    return Course(curve, steps, seconds, statistics.median(times[len(times) // 2 :]))
+
+
+def against_reference(own: Learner, own_store: Store, other: Learner, other_store: Store) -> dict[str, float]:
+    """Both take blocks of steps in turns; the ratio of their median times per block, and the number of blocks."""
+    contestants = ((own, own_store), (other, other_store))
+    first = [_block(learner, store, NUM_FIRST) / NUM_FIRST for learner, store in reversed(contestants)]
+    steps = min(MOST_STEPS, max(1, math.ceil(BLOCK_SECONDS / min(first))))
+    blocks = max(LEAST_BLOCKS, min(NUM_BLOCKS, int(MOST_SECONDS / (steps * sum(first)))))
+    rounds = [[_block(learner, store, steps) for learner, store in contestants] for _ in range(blocks)]
+    mine, others = (statistics.median(times) for times in zip(*rounds, strict=True))
+    return {"ratio": mine / others, "blocks": blocks}
+
+
+def _block(learner: Learner, store: Store, steps: int) -> float:
+    """Seconds of a block of steps."""
+    with store.open():
+        start = time.perf_counter()
+        for _ in range(steps):
+            learner.step()
+        return time.perf_counter() - start
