@@ -25,7 +25,8 @@ class Steps:
         simultaneous: both players take their gradients before either moves; otherwise the critics move first. Only
             with one update each.
         split: cut the rows of the batch into as many parts as the critic has updates, one for each, so that no
-            update sees the same data; model and guide see the last part.
+            update sees the same data; model and guide see the last part. The rows are those of the longest tensor
+            among the arguments, and of all that are as long.
 
     Raises:
         TypeError: a number is no whole one.
@@ -64,8 +65,7 @@ class Steps:
         count = max(self.critic, 1)
         if not self.split or count == 1:
             return [(args, dict(kwargs))] * count
-        first = next((value for value in (*args, *kwargs.values()) if _has_rows(value)), None)
-        rows = 0 if first is None else len(first)
+        rows = max((len(value) for value in (*args, *kwargs.values()) if _has_rows(value)), default=0)
         if rows < count:
             raise ValueError(
                 f"a batch is split into {count} parts of a row at least; got {rows} rows. Use larger batches, or "

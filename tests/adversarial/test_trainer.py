@@ -187,6 +187,9 @@ def test_split_batches_are_seen_once_by_the_critic():
     assert seen == [4, 4, 4, 4, 3, 3, 3, 3]  # num and den, of the critic's three updates and the player's
     with refuses(ValueError, "3 parts", "got 2 rows"):
         trainer.step(torch.randn(2))
+    weights, x, y = torch.ones(2), torch.randn(5, 3), torch.randn(5)
+    parts = Steps(critic=2, split=True).batches((weights, x), {"y": y})
+    assert [(len(args[0]), len(args[1]), len(kwargs["y"])) for args, kwargs in parts] == [(2, 3, 3), (2, 2, 2)]
 
 
 def test_clipping_is_by_the_global_norm():
