@@ -20,6 +20,7 @@ from pyro_dgm.infer.optimizers import (
     build_optimizer,
     check_optimizer,
     load_optimizer_state,
+    named_parameters,
     optimizer_kind,
     optimizer_state,
     prepare_update,
@@ -56,7 +57,7 @@ class Player:
             )
         self.name, self.modules, self.clip_norm = name, dict(modules), clip_norm
         self._optim = optim
-        self.parameters: dict[str, Tensor] = dict(self._module_parameters())
+        self.parameters: dict[str, Tensor] = dict(named_parameters(self.modules))
         self.store_names: list[str] = []
         self._optimizer: Optimizer | None = None
         if optim is not None and (isinstance(optim, Optimizer) or self.parameters):
@@ -166,10 +167,3 @@ class Player:
                 self.parameters[name].copy_(tensor)
         if self._optimizer is not None:
             load_optimizer_state(self._optim, self._optimizer, copy.deepcopy(state["optimizer"]))
-
-    def _module_parameters(self) -> dict[str, nn.Parameter]:
-        named: dict[int, tuple[str, nn.Parameter]] = {}
-        for name, module in self.modules.items():
-            for key, parameter in module.named_parameters():
-                named.setdefault(id(parameter), (f"{name}.{key}", parameter))
-        return dict(named.values())

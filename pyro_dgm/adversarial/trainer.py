@@ -19,7 +19,7 @@ from pyro_dgm.adversarial.contrasts import AdversarialTerm, Readings
 from pyro_dgm.adversarial.player import Optim, Player
 from pyro_dgm.adversarial.steps import Steps
 from pyro_dgm.adversarial.turns import Turn
-from pyro_dgm.infer.annealing import annealings_of
+from pyro_dgm.infer.annealing import annealings_of, check_met
 from pyro_dgm.infer.compiling import Compiler, Payoff
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.processes import Processes
@@ -186,7 +186,8 @@ class AdversarialTrainer:
             self._after_player()
         else:
             losses = self._in_turn(batches)
-        self._check_annealed_sites()
+        if self.num_steps == 0:
+            check_met(self._annealings)
         self.num_steps += 1
         for schedule in self.schedules():
             schedule.step()
@@ -396,14 +397,6 @@ class AdversarialTrainer:
             draws.encoded()
             draws.simulated()
         self.player.adopt(met)
-
-    def _check_annealed_sites(self) -> None:
-        unmet = [name for annealing in self._annealings for name in annealing.unmet]
-        if unmet and self.num_steps == 0:
-            raise ValueError(
-                f"every site to be annealed must be in the programs; got {unmet}, which neither of them samples. "
-                "Correct the names, or leave out sites= to anneal all latents."
-            )
 
     def _programs(self) -> dict[str, nn.Module]:
         pairs = {"model": module_of(self.model), "guide": module_of(self.guide), **self.terms.parts()}

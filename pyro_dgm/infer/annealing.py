@@ -1,10 +1,10 @@
 """KL annealing as an effect handler: the latents of two programs, weighted by a schedule."""
 
-__all__ = ["KLAnnealing", "annealing_of", "annealings_of", "counts_alike"]
+__all__ = ["KLAnnealing", "annealing_of", "annealings_of", "check_met", "counts_alike"]
 
 import functools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast, final
@@ -180,6 +180,16 @@ def annealings_of(model: Program, guide: Program) -> list[KLAnnealing]:
             "SVI(annealing(model), annealing(guide), ...)."
         )
     return list({id(one): one for one in [*of_model, *of_guide]}.values())
+
+
+def check_met(annealings: Iterable[KLAnnealing]) -> None:
+    """Raises a ``ValueError`` where a site to be annealed was in neither program, once they have run."""
+    unmet = [name for annealing in annealings for name in annealing.unmet]
+    if unmet:
+        raise ValueError(
+            f"every site to be annealed must be in the programs; got {unmet}, which neither of them samples. "
+            "Correct the names, or leave out sites= to anneal all latents."
+        )
 
 
 def _around(program: Program) -> list[KLAnnealing]:

@@ -8,6 +8,7 @@ __all__ = [
     "build_optimizer",
     "check_optimizer",
     "load_optimizer_state",
+    "named_parameters",
     "optimizer_kind",
     "optimizer_state",
     "prepare_update",
@@ -21,7 +22,7 @@ from typing import Any, final
 
 from pyro.optim import PyroLRScheduler, PyroOptim
 from pyro.params.param_store import module_from_param_with_module_name, normalize_param_name, user_param_name
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -76,6 +77,15 @@ def add_parameters(optim: OptimizerFactory | PyroOptim, optimizer: Optimizer, ne
     for name, parameter in new.items():
         arguments = {**_arguments(optim, name), **_limits(optim, name)} if isinstance(optim, PyroOptim) else {}
         optimizer.add_param_group({"params": [parameter], **arguments})
+
+
+def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters of several modules by name, each once: some may be shared (a VampPrior)."""
+    named: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, module in modules.items():
+        for key, parameter in module.named_parameters():
+            named.setdefault(id(parameter), (f"{name}.{key}", parameter))
+    return dict(named.values())
 
 
 def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

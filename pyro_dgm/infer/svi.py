@@ -23,7 +23,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from pyro_dgm.infer.annealing import annealings_of
+from pyro_dgm.infer.annealing import annealings_of, check_met
 from pyro_dgm.infer.compiling import CompiledStep, Compiler, Payoff
 from pyro_dgm.infer.compiling.capture import same_noise_afterwards
 from pyro_dgm.infer.log_weights import weigh
@@ -34,6 +34,7 @@ from pyro_dgm.infer.optimizers import (
     build_optimizer,
     check_optimizer,
     load_optimizer_state,
+    named_parameters,
     optimizer_kind,
     optimizer_state,
     prepare_update,
@@ -155,7 +156,7 @@ class SVI:
         self._weights: list[float] = []  # of the annealings, in the last step
         self._batch: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None  # of the last step, if annealed
         self._optim = optim
-        self._parameters: dict[str, Tensor] = dict(self._module_parameters())
+        self._parameters: dict[str, Tensor] = dict(named_parameters(self._modules()))
         self._store_names: list[str] = []
         ready = isinstance(optim, Optimizer) or bool(self._parameters)
         self._optimizer = build_optimizer(optim, self._parameters) if ready else None
@@ -221,7 +222,8 @@ class SVI:
             self._average(math.nan)  # so that the other processes refuse the step, too
             self._refuse(math.nan, generator_state, args, kwargs)
             return math.nan
-        self._check_annealed_sites()
+        if self.num_steps == 0:
+            check_met(self._annealings)
         self._payoff.note(time.perf_counter() - start)
         return self._update(loss, generator_state, args, kwargs)
 
@@ -465,14 +467,6 @@ class SVI:
             outer = (weights.global_log_p - weights.global_log_q).sum()
             return float(weights.local.sum() * weights.scale + outer) / num_data
 
-    def _check_annealed_sites(self) -> None:
-        unmet = [name for annealing in self._annealings for name in annealing.unmet]
-        if unmet and self.num_steps == 0:
-            raise ValueError(
-                f"every site to be annealed must be in the programs; got {unmet}, which neither of them samples. "
-                "Correct the names, or leave out sites= to anneal all latents."
-            )
-
     def _adopt(self, met: Mapping[str, Tensor]) -> None:
         """Takes in the parameters of the store that a run has met for the first time."""
         known = {id(parameter) for parameter in self._parameters.values()}
@@ -527,14 +521,6 @@ class SVI:
         if isinstance(self.loss, Term):
             pairs.update(self.loss.parts())
         return {name: module for name, module in pairs.items() if module is not None}
-
-    def _module_parameters(self) -> dict[str, nn.Parameter]:
-        """The modules' parameters by name, each once: model and guide may share some (a VampPrior)."""
-        named: dict[int, tuple[str, nn.Parameter]] = {}
-        for name, module in self._modules().items():
-            for key, parameter in module.named_parameters():
-                named.setdefault(id(parameter), (f"{name}.{key}", parameter))
-        return dict(named.values())
 
     def _zero_grad(self) -> None:
         of_the_store = (parameter for _, parameter in pyro.get_param_store().named_parameters())

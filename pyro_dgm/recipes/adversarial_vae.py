@@ -39,6 +39,7 @@ from pyro_dgm.recipes.data import moved
 from pyro_dgm.recipes.games import (
     Ended,
     check_kind_of_data,
+    check_network,
     compiled,
     discrepancy,
     drawn_in_parts,
@@ -214,11 +215,7 @@ class AdversarialVAERecipe:
         kinds = ("grey", "binary") if self.likelihood == "bernoulli" else ("grey", "binary", "real")
         cure = "Use --set likelihood=normal." if dataset.kind == "real" else "Choose images, such as mnist."
         check_kind_of_data(dataset, kinds, cure)
-        if self.network == "conv" and len(dataset.event_shape) != 3:
-            raise ValueError(
-                f"a convolutional network needs images (channels, height, width); got {dataset.name!r} with data of "
-                f"shape {dataset.event_shape}. Use --set network=mlp."
-            )
+        check_network(self.network, dataset)
 
     def _programs(self, dataset: Dataset) -> Programs:
         shape, like = dataset.event_shape, dataset.train.x

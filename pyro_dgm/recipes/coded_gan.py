@@ -32,6 +32,7 @@ from pyro_dgm.recipes.games import (
     NUM_PICTURED,
     Ended,
     check_kind_of_data,
+    check_network,
     compiled,
     drawn_in_parts,
     game_numbers,
@@ -209,11 +210,7 @@ class CodedGANRecipe:
         check_kind_of_data(
             dataset, ("grey", "binary", "real"), "Choose images, such as mnist, or points, such as ring."
         )
-        if self.network == "dcgan" and len(dataset.event_shape) != 3:
-            raise ValueError(
-                f"a convolutional network needs images (channels, height, width); got {dataset.name!r} with data of "
-                f"shape {dataset.event_shape}. Use --set network=mlp."
-            )
+        check_network(self.network, dataset)
         if self.method == "ac-gan" and num_classes(dataset) < 2:
             raise ValueError(
                 f"an auxiliary classifier needs labels of two classes or more; got {dataset.name!r}, which has "

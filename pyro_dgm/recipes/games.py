@@ -3,6 +3,7 @@
 __all__ = [
     "Ended",
     "check_kind_of_data",
+    "check_network",
     "compiled",
     "discrepancy",
     "drawn_in_parts",
@@ -67,6 +68,15 @@ def check_kind_of_data(dataset: Dataset, kinds: Sequence[str], cure: str) -> Non
     if dataset.kind not in kinds:
         raise ValueError(
             f"this recipe models data of kind {tuple(kinds)}; got {dataset.name!r}, of kind {dataset.kind!r}. {cure}"
+        )
+
+
+def check_network(network: str, dataset: Dataset) -> None:
+    """Raises a ``ValueError`` where a convolutional network is to see what is no image."""
+    if network != "mlp" and len(dataset.event_shape) != 3:
+        raise ValueError(
+            f"a convolutional network needs images (channels, height, width); got {dataset.name!r} with data of "
+            f"shape {dataset.event_shape}. Use --set network=mlp."
         )
 
 

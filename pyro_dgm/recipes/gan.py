@@ -57,6 +57,7 @@ from pyro_dgm.recipes.games import (
     NUM_PICTURED,
     Ended,
     check_kind_of_data,
+    check_network,
     compiled,
     drawn_in_parts,
     game_numbers,
@@ -248,11 +249,7 @@ class GANRecipe:
         check_kind_of_data(
             dataset, ("grey", "binary", "real"), "Choose images, such as mnist, or points, such as ring."
         )
-        if self.network == "dcgan" and len(dataset.event_shape) != 3:
-            raise ValueError(
-                f"a convolutional network needs images (channels, height, width); got {dataset.name!r} with data of "
-                f"shape {dataset.event_shape}. Use --set network=mlp."
-            )
+        check_network(self.network, dataset)
         if self.image_size and (len(dataset.event_shape) != 3 or self.image_size < max(dataset.event_shape[1:])):
             raise ValueError(
                 f"images are padded to a size not below their own; got image_size={self.image_size} for "
