@@ -18,8 +18,7 @@ from contracts import assert_every_parameter_has_a_gradient, check_model, refuse
 from pyro_dgm.distributions import Bernoulli, ConditionalDistribution, DiagonalNormal, FullNormal, StandardNormal
 from pyro_dgm.evaluation import elbo_parts, log_evidence
 from pyro_dgm.guides import AmortizedGuide, PerDatumGuide, StructuredGuide
-from pyro_dgm.infer import ELBO, IWAE, SVI, ReweightedWakeSleep, WakeSleep, log_weights
-from pyro_dgm.infer.expectations import NLL, P
+from pyro_dgm.infer import ELBO, IWAE, NLL, SVI, P, ReweightedWakeSleep, WakeSleep, log_weights
 from pyro_dgm.models import AuxiliaryModel, LatentVariableModel, LinearGaussian, SigmoidBeliefNet
 from pyro_dgm.nn import MLP, ConvDecoder, ConvEncoder
 

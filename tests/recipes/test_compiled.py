@@ -11,11 +11,10 @@ from torch import Tensor
 from pyro_dgm import datasets
 from pyro_dgm.infer import SVI
 from pyro_dgm.infer.compiling import Compiler, Payoff
-from pyro_dgm.recipes import ClassifierRecipe, DensityRecipe, MixtureRecipe, VAERecipe, change
+from pyro_dgm.recipes import SBNRecipe, VAERecipe, change
 from pyro_dgm.recipes.registry import RECIPES
 
-OTHERS = (ClassifierRecipe, DensityRecipe, MixtureRecipe)
-NAMES = [name for name, recipe in RECIPES.items() if not isinstance(recipe, OTHERS)]
+NAMES = [name for name, recipe in RECIPES.items() if isinstance(recipe, SBNRecipe | VAERecipe)]
 SMALL = {"num_transforms": 2, "flow_features": (50,), "num_pseudo_inputs": 20, "num_mixing": 3}  # of what is costly
 STEPS = 200
 FAULTS = {100: "batch", 151: "parameter"}  # what has a NaN in which attempt at a step; these two are not taken
