@@ -31,6 +31,8 @@ bench: $(READY)  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks posteriors
 	$(BIN)/python -m benchmarks potentials
 	$(BIN)/python -m benchmarks modes
+	$(BIN)/python -m benchmarks game-step --threads 1
+	$(BIN)/python -m benchmarks image-games
 
 bench-quick: $(READY)  ## a small grid of inference methods compared, and its page
 	$(BIN)/python -m benchmarks run --tasks hierarchy eight-schools --methods elbo elbo-stl elbo-compiled iwae-dreg pyro-autonormal pyro-automvn pyro-nuts --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
