@@ -2,6 +2,7 @@
 
 __all__ = [
     "check_gradients",
+    "check_paths",
     "check_reads_data",
     "check_scores_any_point",
     "check_traces",
@@ -11,8 +12,9 @@ __all__ = [
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+import torch
 from pyro.poutine.util import site_is_factor
 
 from pyro_dgm.infer.programs import (
@@ -125,6 +127,27 @@ def check_scores_any_point(guide: Program, term: str) -> None:
             f"got {type(module).__name__}, which knows that of {names or 'its latents'} at its own last draws alone. "
             "Use a distribution with an inverse, or ELBO or IWAE with gradient='reparam'."
         )
+
+
+def check_paths(sites: Mapping[str, Site], names: Iterable[str], through: str) -> None:
+    """Raises a ``ValueError`` where the guide is to be trained through draws that carry no gradient to it.
+
+    A draw that depends on nothing that is trained needs no path.
+
+    Arguments:
+        sites: the guide's.
+        names: of the latents that have to have a path.
+        through: what would train the guide, for the message.
+    """
+    for name in names if torch.is_grad_enabled() else ():
+        site = sites[name]
+        value = torch.as_tensor(site["value"])
+        has_path = value.requires_grad or is_deterministic(site) or kind_of(site) in ("Implicit", "Delta")
+        if not (has_path or site["is_observed"]) and site["fn"].log_prob(value).requires_grad:
+            raise ValueError(
+                f"{through} trains the guide through its draws, which need a path; got {name!r}, a {kind_of(site)} "
+                "that has none. Use reparameterised draws, or for classes dist.OneHotCategoricalStraightThrough."
+            )
 
 
 def check_reads_data(guide: Program, term: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_dgm.infer.annealing import KLAnnealing
 from pyro_dgm.infer.baselines import Baseline
-from pyro_dgm.infer.checks import check_gradients, check_traces
+from pyro_dgm.infer.checks import check_gradients, check_paths, check_traces
 from pyro_dgm.infer.enumeration import find_supports
 from pyro_dgm.infer.estimation import Estimation, Sampler
 from pyro_dgm.infer.estimators import BIASED
@@ -218,7 +218,11 @@ class Draws:
 
     def _given(self, given: tuple[str, ...] | None, is_cut: bool) -> dict[str, Tensor]:
         values = {} if given is None else self._latents(given)
-        return {name: value.detach() for name, value in values.items()} if is_cut else values
+        if is_cut:
+            return {name: value.detach() for name, value in values.items()}
+        if values:
+            check_paths(sample_sites(self.encoded()), values, "what the model is given")
+        return values
 
     def data(self) -> dict[str, Site]:
         """What the model observes, by name, as sites whose value is the data."""

@@ -113,20 +113,20 @@ class ELBO(Objective):
             limit = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
             num_data = traces.num_data * traces.scale
             factors = {name: annealing_of(traces.guide.nodes[name]) for name in latents}
-            plain = [_total(term, traces) / factors[name] for name, term in latents.items()]
+            plain = [term.total(traces) / factors[name] for name, term in latents.items()]
             divergence = _sum(plain) / num_data
             cost = num_data * self.beta * max(factors.values(), default=1.0) * (divergence - limit).abs()
         elif self.free_bits > 0:
             cost = _sum([self._floored(name, term, runs) for name, term in latents.items()])
         else:
-            cost = _sum([_total(term, traces) for term in latents.values()])
-        return _sum([*(_total(term, traces) for term in observed.values()), -cost])
+            cost = _sum([term.total(traces) for term in latents.values()])
+        return _sum([*(term.total(traces) for term in observed.values()), -cost])
 
     def _floored(self, name: str, term: SiteTerm, runs: Sequence[Traces]) -> Tensor:
         """A latent's divergence, no group of it below the floor; a latent of no datum has none."""
         traces = runs[0]
         if not term.is_local:
-            return _total(term, traces)
+            return term.total(traces)
         if self.free_bits_per == "dimension":
             units = torch.cat([latent_units(own, name, self.analytic_kl) for own in runs])  # (K, B, units)
         else:
@@ -195,8 +195,3 @@ def _joined(runs: Sequence[Mapping[str, SiteTerm]]) -> dict[str, SiteTerm]:
 def _sum(values: Sequence[Tensor]) -> Tensor:
     """The sum of scalars, of which there may be none."""
     return torch.stack(list(values)).sum() if values else torch.zeros(())
-
-
-def _total(term: SiteTerm, traces: Traces) -> Tensor:
-    """One term averaged over particles and summed over the N data."""
-    return traces.scale * bounds.elbo(term.value).sum() if term.is_local else term.value.mean()

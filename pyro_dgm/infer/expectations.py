@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_dgm.infer.annealing import annealing_of
-from pyro_dgm.infer.checks import check_reads_data, check_scores_any_point
+from pyro_dgm.infer.checks import check_paths, check_reads_data, check_scores_any_point
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.forward import with_data
 from pyro_dgm.infer.objective import check_kind
@@ -98,7 +98,11 @@ class NLL(Term):
 
     def _runs(self, draws: Draws) -> list[Traces]:
         if self.at == Q:
-            return draws.shared(is_cut=not self.through_draws).runs
+            runs = draws.shared(is_cut=not self.through_draws).runs
+            if self.through_draws:
+                sites = sample_sites(runs[0].guide)
+                check_paths(sites, sites, "NLL with through_draws")
+            return runs
         if self.of == "model":
             return [_at_data_and_prior(draws, self.at)]
         return [_at_data(draws) if self.at == DATA else _at_dream(draws, self.at, self.through_draws, self.sites)]

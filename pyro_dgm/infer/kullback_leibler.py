@@ -8,12 +8,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pyro_dgm.infer import bounds
+from pyro_dgm.infer.checks import check_paths
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.expectations import check_names
-from pyro_dgm.infer.programs import is_deterministic, kind_of, sample_sites
+from pyro_dgm.infer.programs import Traces, is_deterministic, kind_of, sample_sites
 from pyro_dgm.infer.term import Term
-from pyro_dgm.infer.terms import latent_terms
+from pyro_dgm.infer.terms import closed_form, latent_terms
 
 
 @final
@@ -55,15 +55,18 @@ class KL(Term):
                 f"KL needs latents that model and guide both have, with densities; got {wrong or 'none'}, the guide "
                 f"has {own} and the model {list(model)}. Leave out points and auxiliary sites."
             )
-        total = []
-        for traces in runs:
-            terms = latent_terms(traces, self.analytic, names)
-            total.append(
-                torch.stack(
-                    [
-                        traces.scale * bounds.elbo(term.value).sum() if term.is_local else term.value.mean()
-                        for term in terms.values()
-                    ]
-                ).sum()
-            )
-        return torch.stack(total).mean()
+        self._check_paths(runs[0], names)
+        totals = [term.total(traces) for traces in runs for term in latent_terms(traces, self.analytic, names).values()]
+        return torch.stack(totals).sum() / len(runs)
+
+    def _check_paths(self, traces: Traces, names: Sequence[str]) -> None:
+        """A latent needs a path unless its divergence is a closed form, and if a later one's depends on it."""
+        guide, model = sample_sites(traces.guide), sample_sites(traces.model)
+        last = max(list(guide).index(name) for name in names)
+        sampled = [
+            name
+            for place, name in enumerate(guide)
+            if place < last
+            or (name in names and not (self.analytic and closed_form(guide[name], model[name]) is not None))
+        ]
+        check_paths(guide, sampled, "KL")

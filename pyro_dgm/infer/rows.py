@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pyro_dgm.infer.checks import check_paths
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.programs import Site, is_deterministic, kind_of, plate_scale, sample_sites, unwrapped
 from pyro_dgm.infer.sources import Source
@@ -78,7 +79,8 @@ def _value(name: str, draws: Draws, source: Source, trace: Trace | None, frame: 
     sites = {} if trace is None else sample_sites(trace)
     site = sites.get(name)
     if site is not None:
-        _check_path(name, site, draws, source)
+        if source.program == "guide":
+            check_paths(sites, [name], "a contrast")
         return _rows(name, site, _redrawn(name, site) if name in source.redrawn_sites else site["value"], frame)
     observed = draws.data().get(name)
     if observed is not None:
@@ -90,20 +92,6 @@ def _value(name: str, draws: Draws, source: Source, trace: Trace | None, frame: 
             f"and there are {sorted({*sites, *draws.data(), *arguments})}. Name it as there."
         )
     return _argument_rows(name, arguments[name], frame)
-
-
-def _check_path(name: str, site: Site, draws: Draws, source: Source) -> None:
-    """Raises where the guide would be trained through a draw that carries no gradient to it."""
-    if not torch.is_grad_enabled() or source.program != "guide" or site["is_observed"] or source.is_cut:
-        return
-    value = site["value"]
-    if value.requires_grad or is_deterministic(site) or kind_of(site) in ("Implicit", "Delta"):
-        return
-    if site["fn"].log_prob(value).requires_grad:
-        raise ValueError(
-            f"a program is trained through its draws, which need a path; got {name!r}, a {kind_of(site)} that has "
-            f"none, in {source!r}. Use reparameterised draws, or for classes dist.OneHotCategoricalStraightThrough."
-        )
 
 
 def _redrawn(name: str, site: Site) -> Tensor:

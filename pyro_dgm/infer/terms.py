@@ -1,6 +1,6 @@
 """The terms of an ELBO, site by site: what the observations give, what the latents cost."""
 
-__all__ = ["SiteTerm", "latent_terms", "latent_units", "observation_terms"]
+__all__ = ["SiteTerm", "closed_form", "latent_terms", "latent_units", "observation_terms"]
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -29,6 +29,10 @@ class SiteTerm(NamedTuple):
     value: Tensor
     is_local: bool
 
+    def total(self, traces: Traces) -> Tensor:
+        """The mean over particles, summed over the N data that the run stands for."""
+        return traces.scale * self.value.mean(0).sum() if self.is_local else self.value.mean()
+
 
 def latent_terms(traces: Traces, analytic: bool, names: Collection[str] | None = None) -> dict[str, SiteTerm]:
     """The divergence of latents from their priors, in nats, by name; auxiliary guide sites give log q alone.
@@ -46,7 +50,7 @@ def latent_terms(traces: Traces, analytic: bool, names: Collection[str] | None =
         if names is not None and name not in names:
             continue
         reduce = local_log_prob if is_local(site, traces) else global_log_prob
-        kl = _closed_form(site, model.get(name)) if analytic else None
+        kl = closed_form(site, model.get(name)) if analytic else None
         if kl is not None:
             terms[name] = SiteTerm(reduce(site, kl, traces), is_local(site, traces))
             continue
@@ -92,7 +96,7 @@ def _log_prob(trace: Trace, name: str) -> Tensor:
     return trace.nodes[name]["unscaled_log_prob"]
 
 
-def _closed_form(guide_site: Site, model_site: Site | None) -> Tensor | None:
+def closed_form(guide_site: Site, model_site: Site | None) -> Tensor | None:
     """KL(q || p) of the shape of the site's batch, or None: unknown, or the two sites are weighted differently.
 
     A Delta (AutoGuides) is scored as sampled, which is exact: Pyro's formula for it forgets its log-density.

@@ -10,7 +10,7 @@ import torch
 
 from contracts import refuses
 from pyro_dgm.distributions import Implicit
-from pyro_dgm.infer import DATA, ELBO, IWAE, KL, NLL, P, Q
+from pyro_dgm.infer import DATA, ELBO, IWAE, KL, MMD, NLL, P, Q
 from pyro_dgm.infer.draws import Draws
 from pyro_dgm.infer.rows import read, stands_for
 
@@ -421,3 +421,33 @@ def test_the_guide_is_scored_at_dreams_of_given_latents():
     loss = NLL(of="guide", at=P.given("z")).loss_of(draws)
     z, dreamt = (value.detach() for value in read(draws, P.given("z"), ["z", "x"]))
     torch.testing.assert_close(loss, -dist.Normal(slope * dreamt, 1.0).log_prob(z).sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [
+        ("NLL with through_draws", NLL("x", of="model", at=Q, through_draws=True)),
+        ("KL", KL("z", analytic=False)),
+        ("KL", KL("w")),  # a closed form, below a latent without a path
+        ("what the model is given", MMD("x", num=DATA, den=P.given("z"))),
+    ],
+)
+def test_no_term_trains_a_guide_through_draws_without_a_path(name, term):
+    logits = torch.zeros(4, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            w = pyro.sample("w", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(logits=logits))
+            pyro.sample("w", dist.Normal(z + logits, 1.0))
+
+    x = torch.randn(4)
+    with refuses(ValueError, name, "'z'", "Bernoulli"):
+        term.differentiable_loss(model, guide, x)
+    assert term.loss(model, guide, x).isfinite()  # without a gradient there is nothing to lose
+    assert KL("z").differentiable_loss(model, guide, x).requires_grad  # a closed form of its own
