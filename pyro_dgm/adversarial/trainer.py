@@ -15,6 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from pyro_dgm.adversarial.averaging import Averaged
+from pyro_dgm.adversarial.checks import check_apart, check_averaged, check_covered, check_penalties
 from pyro_dgm.adversarial.contrasts import AdversarialTerm, Readings
 from pyro_dgm.adversarial.player import Optim, Player
 from pyro_dgm.adversarial.steps import Steps
@@ -43,7 +44,7 @@ class AdversarialTrainer:
     """Trains a model, and its guide if it has one, by terms some of which have critics.
 
     One ``step`` is so many updates of the critics and so many of model and guide, as the schedule says. For each update
-    all programs are run anew, each at most once, for all terms together: without gradients for the critics, whose own
+    every source is drawn anew, once for all terms together: without gradients for the critics, whose own
     parameters stand still while model and guide move. The losses are means over the data, in nats per datum where they
     are divergences, and none of them is a bound.
 
@@ -130,11 +131,16 @@ class AdversarialTrainer:
         self._learning = [term for term in self._adversarial if term.learns]
         self.player = Player("model and guide", self._programs(), optim, clip_norm)
         self.critic = Player("critics", self._critics(), critic_optim, critic_clip_norm)
-        self._check_players()
-        _check_penalties(self._learning)
+        if self._learning and self.schedule.critic == 0:
+            raise ValueError(
+                "a critic must learn; got schedule=Steps(critic=0) with critics. Freeze trained critics by "
+                "Contrast(..., learns=False)."
+            )
+        check_apart(self.player, self.critic)
+        check_penalties(self._learning)
         programs = {name: own for name, own in self.player.modules.items() if name in ("model", "guide")}
         if ema is not None:
-            _check_averaged(programs)
+            check_averaged(programs)
         self._averaged = {} if ema is None else {name: Averaged(own, ema) for name, own in programs.items()}
         self._processes = None if group is None else Processes(group)
         is_apart = not self.schedule.simultaneous
@@ -326,7 +332,7 @@ class AdversarialTrainer:
             others = {parameter: parameter.grad for parameter in self.critic.parameters.values()}
             self.critic.zero_grad()
             loss.backward()
-            self._check_covered()
+            check_covered(self.player, self.critic)
             for parameter, gradient in others.items():
                 parameter.grad = gradient
         elif loss.requires_grad:
@@ -410,55 +416,6 @@ class AdversarialTrainer:
             for name, part in term.critic_parts().items():
                 parts.setdefault(id(part), (f"{i}_{name}", part))
         return dict(parts.values())
-
-    def _check_players(self) -> None:
-        if self._learning and self.schedule.critic == 0:
-            raise ValueError(
-                "a critic must learn; got schedule=Steps(critic=0) with critics. Freeze trained critics by "
-                "Contrast(..., learns=False)."
-            )
-        own = {id(p): name for name, p in self.player.parameters.items()}
-        own.update({id(p): own.get(id(p), "a parameter of optim") for p in self.player.optimized})
-        others = [*self.critic.parameters.values(), *self.critic.optimized]
-        shared = sorted({own[id(p)] for p in others if id(p) in own})
-        if shared:
-            raise ValueError(
-                f"model and guide on one side and critics on the other must have parameters of their own; got "
-                f"{shared[:3]} in both. Give the critic a network, and its optimiser parameters, of its own."
-            )
-
-    def _check_covered(self) -> None:
-        """Raises where a parameter has a gradient and no optimiser, before the first update of model and guide."""
-        held = {id(parameter) for player in (self.player, self.critic) for parameter in player.optimized}
-        named = {**self.player.parameters, **self.critic.parameters}
-        stray = [name for name, p in named.items() if p.grad is not None and id(p) not in held]
-        if stray:
-            raise ValueError(
-                f"every parameter with a gradient must be one player's; got {stray[:3]} in no optimiser. Pass a "
-                "callable such as functools.partial(torch.optim.Adam, lr=1e-4), which is given all of them."
-            )
-
-
-def _check_averaged(programs: Mapping[str, nn.Module]) -> None:
-    """Raises where there is nothing to average, or not yet."""
-    if not programs:
-        raise ValueError("an average is taken of modules; got functions. Write the model as a module, or ema=None.")
-    for name, program in programs.items():
-        if any(getattr(part, "prototype_trace", 0) is None for part in program.modules()):
-            raise ValueError(
-                f"an average is taken of parameters that are there; got a {name} whose AutoGuide has not run. Call it "
-                "once on a batch first."
-            )
-
-
-def _check_penalties(terms: Sequence[AdversarialTerm]) -> None:
-    """Raises where two terms share what counts their steps."""
-    penalties = [part for term in terms for name, part in term.critic_parts().items() if name.startswith("penalty")]
-    if len({id(penalty) for penalty in penalties}) < len(penalties):
-        raise ValueError(
-            f"each contrast has penalties of its own, which count its steps; got one in two of {len(terms)}. Make "
-            "another."
-        )
 
 
 def _trainable(parameters: Sequence[Tensor]) -> list[Tensor]:
