@@ -250,39 +250,34 @@ def _evidence_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
             f"Pareto k of {num} importance weights, mean over data; above 0.7 log p(x) by them is not to be trusted",
         ),
     }
-    if problem.log_evidence is None or problem.is_learned:
-        exact = None if problem.log_evidence is None else problem.log_evidence()
-        values = per_datum if exact is None else exact
-        how = f"importance sampling, K = {num}, a lower bound in expectation" if exact is None else "exact"
-        own_error = error if exact is None else Estimate.of(exact).standard_error
-        found["log_evidence"] = Metric(
-            float(values.mean()),
-            NATS,
-            "higher",
-            f"log p(x) of the learned model on test data, {how}; the error is that "
-            f"of sampling the data" + (f", the draws add {monte_carlo:.3f}" if exact is None else ""),
-            own_error,
-        )
-    else:
-        off = per_datum - problem.log_evidence()
-        found["log_evidence"] = Metric(
-            float(off.mean()),
-            NATS,
-            "zero",
-            f"log p(x) by importance sampling, K = {num}, less the true one",
-            monte_carlo,
-        )
+    found["log_evidence"] = _log_evidence_metric(problem, per_datum, error, monte_carlo)
     if problem.log_evidence is not None:
         gap = problem.log_evidence() - bound
         own = of_bound.standard_error if problem.is_whole else _paired_error(looked)
-        found["kl"] = Metric(
-            float(gap.mean()),
-            NATS,
-            "lower",
-            "KL(q || p) from guide to true posterior: exact log p(x) less the ELBO",
-            own,
-        )
+        meaning = "KL(q || p) from guide to true posterior: exact log p(x) less the ELBO"
+        found["kl"] = Metric(float(gap.mean()), NATS, "lower", meaning, own)
     return found
+
+
+def _log_evidence_metric(problem: Problem, per_datum: Tensor, error: float, monte_carlo: float) -> Metric:
+    """Of a learned model its log p(x); of a given one how far the estimate is from the truth.
+
+    Arguments:
+        problem: what was trained.
+        per_datum: estimates by importance sampling, (B,).
+        error: of their mean, due to sampling the data.
+        monte_carlo: of their mean, due to the draws.
+    """
+    by = f"importance sampling, K = {problem.num_particles}"
+    if problem.log_evidence is not None and not problem.is_learned:
+        off = float((per_datum - problem.log_evidence()).mean())
+        return Metric(off, NATS, "zero", f"log p(x) by {by}, less the true one", monte_carlo)
+    learned = "log p(x) of the learned model on test data, {how}; the error is that of sampling the data{more}"
+    if problem.log_evidence is not None:
+        exact = Estimate.of(problem.log_evidence())
+        return Metric(exact.mean, NATS, "higher", learned.format(how="exact", more=""), exact.standard_error)
+    meaning = learned.format(how=f"{by}, a lower bound in expectation", more=f", the draws add {monte_carlo:.3f}")
+    return Metric(float(per_datum.mean()), NATS, "higher", meaning, error)
 
 
 def _paired_error(looked: Tensor) -> float:

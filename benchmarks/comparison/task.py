@@ -87,7 +87,6 @@ class Problem:
         log_evidence: exact log p(x) of every test datum under the model as it is, (B,), or None.
         posterior: of the test data, or None.
         modes: of the data's distribution, or None.
-        log_density: of a problem without data, log of the normalised density of a draw, (*batch, d) to (*batch); None.
         quality: what is good enough, or None.
         num_particles: number K of importance samples of log p(x).
         num_looked: how many test data are looked at on the way.
