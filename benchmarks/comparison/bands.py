@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.comparison.reading import Cell
+from benchmarks.comparison.cells import Cell
 
 AXES = ("step", "seconds")
 MAX_POINTS = 80  # of a band

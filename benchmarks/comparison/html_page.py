@@ -5,15 +5,17 @@ __all__ = ["page_content", "page_text"]
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.bands import bands, broken
-from benchmarks.comparison.ranks import Ranks
-from benchmarks.comparison.reading import Cell, Metric, Reading
-from benchmarks.comparison.summaries import Entry, Table, metrics_of, number_text, score, title_of, why_lost
+from benchmarks.comparison.cells import Cell, Metric
+from benchmarks.comparison.ranks import MIN_METHODS, MIN_TASKS, Ranks, median_score, nemenyi_quantile
+from benchmarks.comparison.reading import Reading
+from benchmarks.comparison.summaries import COSTS, Entry, Table, metrics_of, number_text, score, title_of, why_lost
 from benchmarks.comparison.tables import DIRECTIONS, protocol_rows, titles_of
 
 PARTS = Path(__file__).parent / "page"
@@ -83,7 +85,8 @@ def page_content(reading: Reading, tables: Sequence[Table], ranks: Sequence[Rank
         "bands": lines,
         "broken": [numbers.lines(_rounded(line._asdict())) for line in broken(cells)],
         "logarithmic": _is_spread(lines),
-        "ranks": [numbers.ranks(found, titles_of(cells)) for found in sorted(ranks, key=_fewest_tasks_last)],
+        "ranked": _ranked(tables, ranks),
+        "quantiles": [nemenyi_quantile(number) for number in range(2, len(methods) + 1)],
         "unread": [list(unread) for unread in reading.unread],
         "glossary": list(GLOSSARY),
         "protocol": protocol_rows(cells),
@@ -149,6 +152,7 @@ class _Numbers:
         return {
             "text": _entry_text(entry),
             "score": None if entry.mean is None else score(entry.mean, table.better),
+            "median": _finite(median_score(entry, table.better)),
             "best": entry.is_best,
             "bad": any(lost.status != "parallel" for lost in entry.lost),
             "few": "1 seed" if num_seeds == 1 and entry.values else few,
@@ -181,24 +185,16 @@ class _Numbers:
         numbered = {"task": self.tasks[line["task"]], "method": self.methods[line["method"]]}
         return {**line, **numbered}
 
-    def ranks(self, found: Ranks, titles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-        return {
-            "title": title_of(found.metric),
-            "unit": found.unit,
-            "sentence": found.sentence(titles),
-            "tasks": [self.tasks[task] for task in found.tasks],
-            "methods": [self.methods[method] for method in found.methods],
-            "ranks": found.ranks,
-            "average": found.average,
-            "difference": found.critical_difference,
-        }
-
 
 def _entry_text(entry: Entry) -> str:
     if entry.mean is not None:
         return number_text(entry.mean, entry.error)
     first = entry.lost[0]
     return f"{first.status}: {first.reason}" if first.status in ("failed", "killed") else first.reason
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _meanings(table: Table, entry: Entry) -> list[str]:
@@ -225,7 +221,7 @@ def _kind(name: str, metric: Metric) -> dict[str, str]:
 def _things(kind: str, names: Sequence[str], cells: Sequence[Cell]) -> list[dict[str, str]]:
     """Name, title and family, as the first cell has them."""
     titles = titles_of(cells)
-    families = {name: next(cell.families[kind] for cell in cells if getattr(cell, kind) == name) for name in names}
+    families = {name: next(cell.family[kind] for cell in cells if getattr(cell, kind) == name) for name in names}
     return [{"name": name, "title": titles[kind, name], "family": families[name]} for name in names]
 
 
@@ -255,8 +251,11 @@ def _counts(reading: Reading) -> list[tuple[str, int, bool]]:
     ]
 
 
-def _fewest_tasks_last(ranks: Ranks) -> int:
-    return -len(ranks.tasks)
+def _ranked(tables: Sequence[Table], ranks: Sequence[Ranks]) -> list[int]:
+    """Places of the tables that can be ranked by, those with ranks on most tasks first, but costs last."""
+    sizes = {(found.metric, found.unit): len(found.tasks) for found in ranks}
+    places = [k for k, own in enumerate(tables) if len(own.tasks) >= MIN_TASKS and len(own.methods) >= MIN_METHODS]
+    return sorted(places, key=lambda k: (tables[k].metric in COSTS, -sizes.get((tables[k].metric, tables[k].unit), 0)))
 
 
 def _is_spread(lines: Sequence[Mapping[str, Any]]) -> bool:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.comparison.bands import Band, Broken
-from benchmarks.comparison.ranks import Ranks
+from benchmarks.comparison.ranks import Ranks, rank_text
 from benchmarks.comparison.summaries import title_of
 from pyro_dgm.plotting.figures import FAINT, INK, new_figure
 
@@ -84,14 +84,16 @@ def ranks_picture(ranks: Ranks, titles: Mapping[tuple[str, str], str]) -> Figure
     """
     styles, num_methods = _styles(titles), len(ranks.methods)
     depth = 0.45 + 0.28 * len(ranks.cliques)
-    with new_figure(8.0, 0.85 + 0.33 * depth + 0.24 * math.ceil(num_methods / 2)) as figure:
+    with new_figure(9.6, 0.85 + 0.33 * depth + 0.24 * math.ceil(num_methods / 2)) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         axes.set_axis_off()
         axes.plot([1, num_methods], [0, 0], color=INK, linewidth=1)
+        apart = next(step for step in (1, 2, 5, 10, 20, 50, num_methods) if num_methods <= 20 * step)
         for tick in range(1, num_methods + 1):
             axes.plot([tick, tick], [0, 0.12], color=INK, linewidth=1)
-            axes.annotate(str(tick), (tick, 0.2), ha="center", color=INK)
+            if tick == 1 or tick % apart == 0:
+                axes.annotate(str(tick), (tick, 0.2), ha="center", color=INK)
         for k, (method, rank) in enumerate(zip(ranks.methods, ranks.average, strict=True)):
             _draw_rank(axes, k, num_methods, rank, depth, _shortened(titles["method", method]), styles[method])
         for k, (first, last) in enumerate(ranks.cliques):
@@ -100,8 +102,8 @@ def ranks_picture(ranks: Ranks, titles: Mapping[tuple[str, str], str]) -> Figure
             axes.plot(span, [height, height], color=INK, linewidth=3, solid_capstyle="butt")
         end = min(1 + ranks.critical_difference, num_methods)
         axes.plot([1, end], [0.85, 0.85], color=INK, linewidth=1.5, marker="|")
-        axes.annotate(f"critical difference {ranks.critical_difference:.2f}", (1, 1.0), ha="left", color=INK)
-        margin = 0.75 * (num_methods - 1)
+        axes.annotate(f"critical difference {rank_text(ranks.critical_difference)}", (1, 1.0), ha="left", color=INK)
+        margin = 0.85 * (num_methods - 1)
         axes.set_xlim(1 - margin, num_methods + margin)
         axes.set_ylim(-depth - 0.62 * (math.ceil(num_methods / 2) + 0.1), 1.35)
         axes.set_title(f"average ranks by {title_of(ranks.metric)} over {len(ranks.tasks)} tasks; 1 is best")
@@ -158,7 +160,7 @@ def _draw_rank(axes: Axes, k: int, num: int, rank: float, depth: float, title: s
     height, edge = -depth - 0.62 * (level + 0.5), (1 - 0.05 * (num - 1) if is_left else num + 0.05 * (num - 1))
     axes.plot([rank, rank, edge], [0, height, height], color=FAINT, linewidth=0.7, zorder=0)
     axes.plot([rank], [0], **{**style, "markersize": 6, "linestyle": "none"})
-    text = f"{title}  {rank:.2f}" if is_left else f"{rank:.2f}  {title}"
+    text = f"{title}  {rank_text(rank)}" if is_left else f"{rank_text(rank)}  {title}"
     offset = -6 if is_left else 6
     axes.annotate(
         text,

@@ -11,11 +11,21 @@ References:
     Demšar (2006), Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7, 1-30.
 """
 
-__all__ = ["Ranks", "average_ranks", "critical_difference"]
+__all__ = [
+    "MIN_METHODS",
+    "MIN_TASKS",
+    "Ranks",
+    "average_ranks",
+    "critical_difference",
+    "median_score",
+    "nemenyi_quantile",
+    "rank_text",
+]
 
 import math
 import statistics
 from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +35,7 @@ from benchmarks.comparison.summaries import Entry, Table, score
 
 SIGNIFICANCE = 0.05
 MIN_TASKS, MIN_METHODS = 2, 3
+LEAST_P = 0.0001  # digits of a smaller p value say nothing
 
 
 class Ranks(NamedTuple):
@@ -61,14 +72,14 @@ class Ranks(NamedTuple):
             titles: of tasks and methods, by kind and name.
         """
         text = f"{len(self.methods)} methods on {len(self.tasks)} tasks; two differ at the 5 % level if their average "
-        text += f"ranks differ by more than {self.critical_difference:.2f} (Nemenyi). "
+        text += f"ranks differ by more than {rank_text(self.critical_difference)} (Nemenyi). "
         if self.p_value is None:
             text += "All methods tie on every task."
         elif self.p_value < SIGNIFICANCE:
-            text += f"The Friedman test rejects that all are alike (p = {self.p_value:.2g})."
+            text += f"The Friedman test rejects that all are alike ({_p_text(self.p_value)})."
         else:
             text += (
-                f"The Friedman test does not reject that all are alike (p = {self.p_value:.2g}): no order is claimed."
+                f"The Friedman test does not reject that all are alike ({_p_text(self.p_value)}): no order is claimed."
             )
         if self.left_out:
             text += f" Left out, since not measured everywhere: {', '.join(titles[key] for key in self.left_out)}."
@@ -91,8 +102,26 @@ def critical_difference(num_methods: int, num_tasks: int, significance: float = 
             "a critical difference is between at least 2 methods, over at least 1 task, at a level inside (0, 1); got "
             f"{num_methods} methods, {num_tasks} tasks and {significance}. Compare more."
         )
-    quantile = studentized_range.ppf(1 - significance, num_methods, np.inf) / math.sqrt(2)
-    return float(quantile * math.sqrt(num_methods * (num_methods + 1) / (6 * num_tasks)))
+    return nemenyi_quantile(num_methods, significance) * math.sqrt(num_methods * (num_methods + 1) / (6 * num_tasks))
+
+
+def nemenyi_quantile(num_methods: int, significance: float = SIGNIFICANCE) -> float:
+    """The quantile q of the critical difference."""
+    return float(studentized_range.ppf(1 - significance, num_methods, np.inf) / math.sqrt(2))
+
+
+def rank_text(rank: float) -> str:
+    """Two decimals; halves, in which average ranks often end, go up as they do in the page's script.
+
+    >>> rank_text(2.125), rank_text(3.0)
+    ('2.13', '3.00')
+    """
+    return str(Decimal(rank).quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
+def median_score(entry: Entry, better: str) -> float:
+    """What methods are ranked by: the median over seeds, larger being better; a lost seed is worst."""
+    return statistics.median([score(value, better) for value in entry.values] + [-math.inf] * len(entry.lost))
 
 
 def average_ranks(table: Table) -> Ranks | None:
@@ -108,7 +137,9 @@ def average_ranks(table: Table) -> Ranks | None:
     tasks, methods = _without_holes(table)
     if len(tasks) < MIN_TASKS or len(methods) < MIN_METHODS:
         return None
-    scores = np.array([[_score(table.entries[task, method], table.better) for method in methods] for task in tasks])
+    scores = np.array(
+        [[median_score(table.entries[task, method], table.better) for method in methods] for task in tasks]
+    )
     ranks = rankdata(-scores, axis=1)  # (N, k)
     order = np.argsort(ranks.mean(0), kind="stable")
     ranks = ranks[:, order]
@@ -129,9 +160,8 @@ def average_ranks(table: Table) -> Ranks | None:
     )
 
 
-def _score(entry: Entry, better: str) -> float:
-    """The median over seeds, larger being better; a lost seed is worst."""
-    return statistics.median([score(value, better) for value in entry.values] + [-math.inf] * len(entry.lost))
+def _p_text(p_value: float) -> str:
+    return f"p = {p_value:.2g}" if p_value >= LEAST_P else f"p < {LEAST_P}"
 
 
 def _without_holes(table: Table) -> tuple[list[str], list[str]]:

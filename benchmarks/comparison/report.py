@@ -19,13 +19,12 @@ from benchmarks.comparison.html_page import page_content, page_text
 from benchmarks.comparison.pictures import curves_picture, ranks_picture
 from benchmarks.comparison.ranks import Ranks, average_ranks
 from benchmarks.comparison.reading import Reading, read_cells
-from benchmarks.comparison.summaries import TIMES, Table, summarise
+from benchmarks.comparison.summaries import COSTS, Table, summarise
 from benchmarks.comparison.tables import csv_text, long_rows, markdown_text, titles_of
 from pyro_dgm.files import replace_atomically
 from pyro_dgm.plotting import save_figure
 
 RUNS, RESULTS = Path("runs/comparison"), Path(__file__).parents[1] / "results"
-COSTS = (*TIMES, "peak_memory")  # which no picture of ranks is made of
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,17 @@
 """Numbers over seeds: for each metric, task and method the mean with its standard error, and what was lost and why."""
 
-__all__ = ["Entry", "Lost", "Table", "metrics_of", "number_text", "score", "summarise", "title_of", "why_lost"]
+__all__ = [
+    "Entry",
+    "Lost",
+    "Table",
+    "budgets_of",
+    "metrics_of",
+    "number_text",
+    "score",
+    "summarise",
+    "title_of",
+    "why_lost",
+]
 
 import math
 import statistics
@@ -9,7 +20,7 @@ from typing import NamedTuple
 
 from scipy.stats import ttest_ind_from_stats
 
-from benchmarks.comparison.reading import Cell, Metric
+from benchmarks.comparison.cells import Cell, Metric
 
 TITLES = {
     "bound": "bound",
@@ -34,6 +45,7 @@ TITLES = {
 }
 """What metrics are called for people, in the order of the tables; any other comes last by its own name."""
 TIMES = {"seconds_to_quality", "seconds_per_step", "time_ratio"}
+COSTS = {*TIMES, "peak_memory"}
 SIGNIFICANCE = 0.05
 
 
@@ -104,9 +116,9 @@ def metrics_of(cell: Cell) -> dict[str, Metric]:
     if cell.reference is not None:
         method, blocks = cell.reference["method"], cell.reference["blocks"]
         meaning = f"median time of a step over that of {method}, interleaved in the same job; {blocks} blocks of each"
-        found["time_ratio"] = Metric(cell.reference["ratio"], None, f"times {method}", "lower", meaning)
+        found["time_ratio"] = Metric(cell.reference["ratio"], f"times {method}", "lower", meaning)
     if cell.peak_memory_mb is not None:
-        found["peak_memory"] = Metric(cell.peak_memory_mb, None, "MB", "lower", "of the whole process of the cell")
+        found["peak_memory"] = Metric(cell.peak_memory_mb, "MB", "lower", "of the whole process of the cell")
     return found
 
 
@@ -127,7 +139,11 @@ def summarise(cells: Sequence[Cell]) -> list[Table]:
 
     Returns:
         The tables, those without any finite number included.
+
+    Raises:
+        ValueError: the cells of a task have more than one budget.
     """
+    budgets_of(cells)
     measured: dict[tuple[str, str, str], set[tuple[str, str]]] = {}
     for cell in cells:
         for name, metric in metrics_of(cell).items():
@@ -135,6 +151,23 @@ def summarise(cells: Sequence[Cell]) -> list[Table]:
     order = list(TITLES)
     ranked = sorted(measured, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key))
     return [_table(key, measured[key], cells) for key in ranked]
+
+
+def budgets_of(cells: Iterable[Cell]) -> dict[str, str]:
+    """The budget of each task, such as ``"2000 steps"``.
+
+    Raises:
+        ValueError: the cells of a task have more than one.
+    """
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        first = found.setdefault(cell.task, cell)
+        if cell.budget != first.budget:
+            raise ValueError(
+                f"the cells of a task must have one budget; got {_budget_text(first)} in {first.file} and "
+                f"{_budget_text(cell)} in {cell.file}. Delete one of them, or keep each budget in a folder of its own."
+            )
+    return {task: _budget_text(cell) for task, cell in found.items()}
 
 
 def why_lost(name: str, metric: Metric | None, cell: Cell) -> Lost | None:
@@ -162,6 +195,10 @@ def number_text(value: float, error: float | None = None) -> str:
         return short if error is None else f"{short} ± {error:.2g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def _budget_text(cell: Cell) -> str:
+    return ", ".join(f"{number_text(number)} {name}" for name, number in cell.budget.items())
 
 
 def _table(key: tuple[str, str, str], measured: set[tuple[str, str]], cells: Sequence[Cell]) -> Table:

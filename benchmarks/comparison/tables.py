@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.comparison.ranks import Ranks
-from benchmarks.comparison.reading import Cell, Metric, Reading
-from benchmarks.comparison.summaries import Entry, Lost, Table, metrics_of, number_text, title_of
+from benchmarks.comparison.cells import Cell, Metric
+from benchmarks.comparison.ranks import Ranks, rank_text
+from benchmarks.comparison.reading import Reading
+from benchmarks.comparison.summaries import Entry, Lost, Table, budgets_of, metrics_of, number_text, title_of
 from benchmarks.protocol import markdown_table
 
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "zero": "nearer to zero is better"}
@@ -87,13 +88,18 @@ def count_text(reading: Reading) -> str:
 
 
 def protocol_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
-    """Each field of the protocol once, with its values, or how many it takes if they are more than three."""
+    """Each field of the protocol once, with its values, or how many it takes if they are more than three.
+
+    The budget is that of most tasks, followed by the names of the others with theirs.
+    """
     fields = dict.fromkeys(name for cell in cells for name in cell.protocol)
-    values = {"budget": {", ".join(f"{number} {name}" for name, number in cell.budget.items()) for cell in cells}}
-    values |= {field: {_shown(cell.protocol.get(field)) for cell in cells} for field in fields}
+    values = {field: {_shown(cell.protocol.get(field)) for cell in cells} for field in fields}
     return [
-        (field.replace("_", " "), "; ".join(sorted(found)) if len(found) <= 3 else f"{len(found)} values, in the CSV")
-        for field, found in values.items()
+        ("budget", _budgets(cells)),
+        *(
+            (field.replace("_", " "), "; ".join(sorted(own)) if len(own) <= 3 else f"{len(own)} values, in the CSV")
+            for field, own in values.items()
+        ),
     ]
 
 
@@ -102,7 +108,7 @@ def titles_of(cells: Sequence[Cell]) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for cell in sorted(cells, key=lambda cell: cell.method):
         for kind, name in (("task", cell.task), ("method", cell.method)):
-            found.setdefault((kind, name), cell.titles[kind])
+            found.setdefault((kind, name), cell.title[kind])
     texts = [(kind, title) for (kind, _), title in found.items()]
     return {
         (kind, name): title if texts.count((kind, title)) == 1 else f"{title} ({name})"
@@ -110,15 +116,23 @@ def titles_of(cells: Sequence[Cell]) -> dict[tuple[str, str], str]:
     }
 
 
+def _budgets(cells: Sequence[Cell]) -> str:
+    tasks: dict[str, list[str]] = {}
+    for task, budget in sorted(budgets_of(cells).items()):
+        tasks.setdefault(budget, []).append(task)
+    usual, *others = sorted(tasks, key=lambda budget: -len(tasks[budget]))
+    return "; ".join([usual, *(f"{', '.join(tasks[budget])}: {budget}" for budget in others)])
+
+
 def _identity(cell: Cell) -> dict[str, Any]:
     return {
         "task": cell.task,
         "method": cell.method,
         "seed": cell.seed,
-        "task_title": cell.titles["task"],
-        "method_title": cell.titles["method"],
-        "task_family": cell.families["task"],
-        "method_family": cell.families["method"],
+        "task_title": cell.title["task"],
+        "method_title": cell.title["method"],
+        "task_family": cell.family["task"],
+        "method_family": cell.family["method"],
         "status": cell.status,
         "reason": cell.reason,
     }
@@ -130,7 +144,8 @@ def _metrics(cell: Cell) -> list[tuple[str, Metric] | tuple[None, None]]:
 
 
 def _number(name: str | None, metric: Metric | None) -> dict[str, Any]:
-    return {"metric": name, **dict.fromkeys(Metric._fields), **(metric._asdict() if metric else {})}
+    fields = ("value", "standard_error", "unit", "better", "meaning")
+    return {"metric": name, **{field: getattr(metric, field, None) for field in fields}}
 
 
 def _costs(cell: Cell, budgets: Sequence[str]) -> dict[str, Any]:
@@ -160,7 +175,7 @@ def _meanings(table: Table) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for entry in table.entries.values():
         for cell in entry.cells:
-            found.setdefault(metrics_of(cell)[table.metric].meaning, {})[cell.titles["method"]] = None
+            found.setdefault(metrics_of(cell)[table.metric].meaning, {})[cell.title["method"]] = None
     if len(found) < 2:
         return [*(_escaped(meaning) + "." for meaning in found), ""]
     return [*(f"- {_escaped(meaning)}: {_escaped(', '.join(methods))}." for meaning, methods in found.items()), ""]
@@ -208,7 +223,8 @@ def _ranks(ranks: Sequence[Ranks], cells: Sequence[Cell]) -> list[str]:
             "",
         ]
         rows = [
-            [titles["method", method], f"{rank:.2f}"] for method, rank in zip(found.methods, found.average, strict=True)
+            [titles["method", method], rank_text(rank)]
+            for method, rank in zip(found.methods, found.average, strict=True)
         ]
         lines += [*markdown_table(["method", "average rank"], rows), ""]
     return lines

@@ -22,6 +22,7 @@ METHODS = {
     "torch-vae": ("plain torch VAE", "torch", 0.1, 0.0018),
     "mine": ('<script>alert("x")</script> & "mine" | *new*', "user", 0.07, 0.003),
 }
+STEPS = dict.fromkeys(TASKS, 2000) | {"sbn-small": 4000}
 NASTY = 'ValueError: rates must be "positive"; got </script><b>-1</b> | x. Use `exp`.'
 
 
@@ -76,7 +77,7 @@ def _realistic(draws: random.Random, task: str, method: str, seed: int) -> dict[
     method_title, method_family, gap, seconds_per_step = METHODS[method]
     seconds_per_step *= 8 if task == "digits" else 1
     gap *= draws.uniform(0.8, 1.25)
-    looks = [0, *range(100, 2001, 100)]
+    looks = range(0, STEPS[task] + 1, STEPS[task] // 20)
     pace = seconds_per_step * draws.uniform(0.95, 1.08)
     curve = []
     for step in looks:
@@ -90,10 +91,11 @@ def _realistic(draws: random.Random, task: str, method: str, seed: int) -> dict[
         seed,
         title={"task": task_title, "method": method_title},
         family={"task": task_family, "method": method_family},
+        budget={"steps": STEPS[task]},
         protocol=_protocol(task, seed),
         curve=curve,
         metrics=_metrics(draws, curve[-1], quality, best, gap, pace),
-        seconds=2000 * pace,
+        seconds=STEPS[task] * pace,
         reference={"method": "torch-vae", "ratio": pace / (0.0018 * (8 if task == "digits" else 1)), "blocks": 15},
         peak_memory_mb=round(draws.uniform(310, 640), 1),
     )

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.comparison import report
-from comparison.fixtures import METHODS, NASTY, TASKS, write_grid
+from benchmarks.comparison.cells import Cell
+from benchmarks.comparison.ranks import average_ranks
+from benchmarks.comparison.reading import read_cells
+from benchmarks.comparison.summaries import summarise, title_of
+from benchmarks.comparison.tables import titles_of
+from comparison.fixtures import METHODS, NASTY, STEPS, TASKS, cell, metric, write, write_grid
 
 selenium = pytest.importorskip("selenium", reason="the page's test needs selenium: pip install -e '.[test]'")
 from selenium import webdriver  # noqa: E402
@@ -89,6 +94,11 @@ def file(tmp_path_factory) -> Path:
     return folder / "out" / "comparison.html"
 
 
+@pytest.fixture(scope="module")
+def cells(file) -> list[Cell]:
+    return read_cells(file.parents[1]).cells
+
+
 @pytest.fixture
 def page(browser, file) -> Iterator[webdriver.Chrome]:
     """The page, freshly opened, wide and light; at the end the console must be empty."""
@@ -126,6 +136,34 @@ def choose(page: webdriver.Chrome, kind: str, kept: str) -> None:
     one(page, f"#choice-{kind} .all button:last-child").click()
     next(label for label in page.find_elements(By.CSS_SELECTOR, f"#choice-{kind} label") if kept in label.text).click()
     one(page, f"#choice-{kind} summary").send_keys(Keys.ESCAPE)
+
+
+def leave_out(page: webdriver.Chrome, kind: str, *titles: str) -> None:
+    """Takes values out of a filter."""
+    one(page, f"#choice-{kind} summary").click()
+    for title in titles:
+        labels = page.find_elements(By.CSS_SELECTOR, f"#choice-{kind} label")
+        next(label for label in labels if label.text == title).click()
+    one(page, f"#choice-{kind} summary").send_keys(Keys.ESCAPE)
+
+
+def assert_ranks_are_those_of(page: webdriver.Chrome, cells: list[Cell]) -> None:
+    """By every metric that has ranks the page shows what Python computes of the cells."""
+    found = [ranks for ranks in map(average_ranks, summarise(cells)) if ranks is not None]
+    assert len(found) >= 5
+    for ranks in found:
+        title = title_of(ranks.metric) + (f" ({ranks.unit})" if ranks.unit else "")
+        Select(one(page, "#ranks-metric")).select_by_visible_text(title)
+        shown = page.execute_script(
+            "const plot = document.querySelector('svg.ranks');"
+            "return [Number(plot.dataset.difference), plot.dataset.p === undefined ? null : Number(plot.dataset.p),"
+            "[...plot.querySelectorAll('g.one')].map((one) => [one.dataset.method, Number(one.dataset.average)])]"
+        )
+        assert [name for name, _ in shown[2]] == ranks.methods
+        assert [average for _, average in shown[2]] == pytest.approx(ranks.average, abs=1e-6)
+        assert shown[0] == pytest.approx(ranks.critical_difference, abs=1e-6)
+        assert shown[1] == (None if ranks.p_value is None else pytest.approx(ranks.p_value, abs=1e-6))
+        assert one(page, "#ranks-sentence").text == ranks.sentence(titles_of(cells))
 
 
 def number(text: str) -> float:
@@ -200,6 +238,20 @@ def test_the_search_finds_reasons(page):
     assert texts(page, "#numbers-table td:nth-child(4)") == ["over its limit of 60 s"]
     one(page, "#search").send_keys(" nothing like it")
     assert "Nothing is left" in one(page, "#numbers-table").text
+
+
+def test_every_number_shows_the_budget_of_its_task(page):
+    one(page, "#more").click()
+    tips = page.execute_script(
+        "const read = (button) => { button.click(); return [...document.querySelectorAll('#tip dt')]"
+        ".find((term) => term.textContent === 'budget').nextSibling.textContent; };"
+        "return [...document.querySelectorAll('#numbers-table tbody tr')]"
+        ".map((row) => [row.firstChild.textContent, read(row.querySelector('button.number'))])"
+    )
+    assert len(tips) > 400
+    steps = {TASKS[task][0]: f"{number} steps" for task, number in STEPS.items()}
+    assert all(budget == steps[task] for task, budget in tips)
+    assert "2000 steps; sbn-small: 4000 steps" in one(page, "#protocol-table").text
 
 
 def test_a_number_shows_its_protocol_on_hover_and_on_focus_and_escape_hides_it(page):
@@ -286,14 +338,76 @@ def test_ranks_are_drawn_best_first(page):
     assert min(paths) > 20
 
 
+def test_ranks_are_those_of_the_tables(page, cells):
+    assert_ranks_are_those_of(page, cells)
+
+
+def test_ranks_are_of_what_the_filters_leave(page, cells):
+    leave_out(page, "tasks", TASKS["digits"][0], TASKS["ppca"][0])
+    left = [cell for cell in cells if cell.task not in {"digits", "ppca"}]
+    assert_ranks_are_those_of(page, left)
+    leave_out(page, "methods", METHODS["mine"][0])  # which has no tie to be broken by
+    left = [cell for cell in left if cell.method != "mine"]
+    assert_ranks_are_those_of(page, left)
+    leave_out(page, "methodFamilies", "torch")
+    left = [cell for cell in left if cell.family["method"] != "torch"]
+    assert_ranks_are_those_of(page, left)
+    one(page, "#search").send_keys("eight")
+    assert not page.find_elements(By.CSS_SELECTOR, "svg.ranks")
+    assert "fewer are left" in one(page, "#ranks-plot").text
+    one(page, "#reset").click()
+    assert_ranks_are_those_of(page, cells)
+
+
+def test_ranks_of_many_methods_can_be_read(browser, tmp_path):
+    """Forty methods with long names, ties, failures, one that was not timed, and two tasks on which all tie."""
+    metrics = {"bound": 31, "ess": 5, "kl": 7, "snr": 3, "mmd": 100, "seconds_per_step": 9}
+    cells = [
+        cell(
+            task,
+            f"m{k:02}",
+            seed,
+            protocol={"data": task, "parallel": k == 5},
+            title={"task": task, "method": f"method {k:02} with a name that is as long as they come"},
+            metrics={
+                name: metric(0.0 if task in "cd" else k * (k + seed) % spread, None, "", "higher", "m")
+                for name, spread in metrics.items()
+            },
+        )
+        for task in "abcd"
+        for k in range(40)
+        for seed in range(2)
+    ]
+    lost = {"status": "failed", "reason": "no", "metrics": {}}
+    cells = [one | (lost if one["task"] == "a" and one["method"] in ("m03", "m04") else {}) for one in cells]
+    folder = write(tmp_path / "runs", *cells)
+    report.main(["--runs", str(folder), "--results", str(tmp_path)])
+    for width in (360, 1400):
+        show(browser, width)
+        browser.get((tmp_path / "comparison.html").as_uri())
+        assert_ranks_are_those_of(browser, read_cells(folder).cells)
+        overlaps = browser.execute_script(
+            "const boxes = [...document.querySelectorAll('svg.ranks text')].map((one) => one.getBoundingClientRect());"
+            "const meet = (a, b) => a.left < b.right && b.left < a.right && a.top + 2 < b.bottom"
+            " && b.top + 2 < a.bottom;"
+            "return boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) => meet(a, b))).length"
+        )
+        assert overlaps == 0
+    leave_out(browser, "tasks", "a", "b")
+    assert_ranks_are_those_of(browser, [cell for cell in read_cells(folder).cells if cell.task in "cd"])
+    assert "All methods tie on every task." in one(browser, "#ranks-sentence").text
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1400])
 def test_nothing_sticks_out_and_all_can_be_read(page, file, scheme, width):
     """Contrast of text at least 4.5 to 1 and of lines at least 3 to 1, as WCAG 2.2 asks for."""
     show(page, width, scheme)
+    page.execute_cdp_cmd("Emulation.setCPUThrottlingRate", {"rate": 6})  # so that it is painted before it is built
     page.get(file.as_uri())
     page.execute_script(CHANGES)
     settle(page)
+    page.execute_cdp_cmd("Emulation.setCPUThrottlingRate", {"rate": 1})
     inner, whole = page.execute_script(
         "const root = document.documentElement; return [root.clientWidth, root.scrollWidth]"
     )

@@ -17,7 +17,7 @@ from benchmarks.comparison.pictures import curves_picture
 from benchmarks.comparison.ranks import average_ranks, critical_difference
 from benchmarks.comparison.reading import read_cells
 from benchmarks.comparison.summaries import number_text, summarise
-from benchmarks.comparison.tables import long_rows, titles_of
+from benchmarks.comparison.tables import long_rows, protocol_rows, titles_of
 from comparison.fixtures import NASTY, cell, metric, write, write_grid
 from contracts import refuses
 
@@ -28,6 +28,13 @@ def bound(value, **changes):
 
 def failed(task, method, seed, reason="ValueError: no"):
     return cell(task, method, seed, status="failed", reason=reason, metrics={}, seconds=None)
+
+
+def inlined(results):
+    """What the page holds."""
+    page = (results / "all.html").read_text(encoding="utf-8")
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(found)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def test_the_csv_has_a_line_for_each_metric_of_each_cell_and_one_for_a_cell_with
                 path.name,
             )
             assert row["method_title"] == content["title"]["method"]
-            assert row["budget_steps"] == "2000"
+            assert row["budget_steps"] == str(content["budget"]["steps"])
             for field, value in content["protocol"].items():
                 expected = "" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
                 assert row[f"protocol_{field}"] == expected
@@ -161,6 +168,27 @@ def test_times_of_cells_that_ran_beside_others_are_in_the_csv_and_in_no_table(tm
     assert [lost.status for lost in table.entries["t", "a"].lost] == ["parallel"]
     assert long_rows(reading.cells)[0]["value"] == 0.1
     assert [band.axis for band in bands(reading.cells)] == ["step"]
+
+
+def test_the_protocol_says_the_budget_of_every_task(grid, written):
+    assert "| budget | 2000 steps; sbn-small: 4000 steps |" in (written / "all.md").read_text(encoding="utf-8")
+    assert ["budget", "2000 steps; sbn-small: 4000 steps"] in inlined(written)["protocol"]
+    cells = [cell(task, "a", 0, budget={"seconds": 1.5}) for task in "tu"]
+    cells += [cell(task, "a", 0, budget={"steps": steps}) for task, steps in (("v", 2000), ("w", 20000), ("x", 2000.0))]
+    found = read_cells(write(grid.parent / "budgets", *cells)).cells
+    assert protocol_rows(found)[0] == ("budget", "1.5 seconds; v, x: 2000 steps; w: 20000 steps")
+
+
+@pytest.mark.parametrize("other", [{"steps": 2001}, {"seconds": 2000}])
+def test_the_cells_of_a_task_have_one_budget(tmp_path, other):
+    cells = [cell("t", "a", 0), cell("u", "a", 0, budget=other), cell("t", "b", 0, budget=other)]
+    reading = read_cells(write(tmp_path / "runs", *cells))
+    text = " ".join(f"{number} {name}" for name, number in other.items())
+    with refuses(
+        ValueError, "one budget", "2000 steps in t--a--0.json", f"{text} in t--b--0.json", "folder of its own"
+    ):
+        report.write_report(reading, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_metric_in_two_units_is_two_tables(tmp_path):
@@ -282,11 +310,10 @@ def test_the_report_is_whole(written):
 
 def test_the_page_holds_everything_and_asks_for_nothing(grid, written):
     page = (written / "all.html").read_text(encoding="utf-8")
+    content = inlined(written)
     assert page.count("<script") == page.count("</script>") == 2
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//)|@import|url\((?!#)""", page)
     assert NASTY not in page
-    (inlined,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    content = json.loads(inlined)
     assert NASTY in {one["reason"] for one in content["cells"]}
     assert len(content["cells"]) == len(list(grid.iterdir()))
 
@@ -306,7 +333,7 @@ BAD = {
     "mute.json": (json.dumps(cell("t", "b", 0) | {"status": "failed"}), "without a reason"),
     "seed.json": (json.dumps(cell("t", "b", 0) | {"seed": True}), "'seed'"),
     "value.json": (json.dumps(cell("t", "b", 0, metrics=bound("high"))), "'bound'"),
-    "short.json": (json.dumps({"version": 1}), "no 'status'"),
+    "short.json": (json.dumps({"version": 1}), "no 'task'"),
     "twice.json": (json.dumps(cell("t", "a", 0)), "t--a--0.json"),
 }
 

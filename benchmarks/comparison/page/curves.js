@@ -6,7 +6,7 @@ const AXES = { step: "steps", seconds: "seconds of training" };
 
 function buildCurves() {
   const select = byId("curves-metric");
-  options(select, data.curves.map((curve) => `${curve.title}${curve.unit ? ` (${curve.unit})` : ""}`));
+  options(select, data.curves.map((curve) => titleOf(curve.title, curve.unit)));
   byId("curves-log").checked = data.logarithmic;
   for (const id of ["curves-metric", "curves-log", "curves-whole"]) byId(id).addEventListener("change", drawCurves);
   byId("legend").append(...data.methods.map((_, method) => element("button", {
@@ -77,7 +77,7 @@ function scaleOf([low, high], [from, to], log) {
   const [a, b] = [f(low), f(high)];
   const scale = (value) => from + ((f(value) - a) / (b - a || 1)) * (to - from);
   scale.back = (place) => back(a + ((place - from) / (to - from)) * (b - a));
-  scale.ticks = log ? logTicks(low, high) : linearTicks(low, high, Math.abs(to - from) / (from > to ? 36 : 64));
+  scale.ticks = log ? logTicks(low, high) : linearTicks(low, high, Math.abs(to - from) / (from > to ? 36 : 46));
   return scale;
 }
 

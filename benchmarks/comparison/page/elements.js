@@ -1,5 +1,6 @@
 // Elements, numbers, and the marks by which a method is known everywhere.
 
+window.addEventListener("error", () => { document.documentElement.dataset.ready = ""; }); // what is built by then is shown
 const data = JSON.parse(document.getElementById("data").textContent);
 for (const cell of data.cells) { // what recurs is held once
   cell.protocol = Object.fromEntries(cell.protocol.map((fact) => data.facts[fact]));
@@ -36,6 +37,8 @@ function short(value) {
   if (value !== 0 && (Math.abs(value) >= 1e6 || Math.abs(value) < 1e-4)) return signed(value.toExponential(2));
   return signed(String(Number(value.toPrecision(4))));
 }
+
+const titleOf = (title, ...about) => (about.some(Boolean) ? `${title} (${about.filter(Boolean).join("; ")})` : title);
 
 const colourOf = (method) => `c${method % NUM_COLOURS}`;
 const dashOf = (method) => DASHES[Math.floor(method / NUM_COLOURS) % DASHES.length];

@@ -39,6 +39,14 @@ function keepsCell(index) {
 
 let keptCells = new Set();
 
+// What the filters leave of a table, as the summary shows it: its entries of which any cell is left.
+function keptOf(table) {
+  const metric = data.metrics.findIndex((other) => other.name === table.metric);
+  const entries = kept.metrics.has(metric) ? table.entries.filter((entry) => entry.cells.some((index) => keptCells.has(index))) : [];
+  const [tasks, methods] = ["task", "method"].map((kind) => new Set(entries.map((entry) => entry[kind])));
+  return { entries, tasks: table.tasks.filter((task) => tasks.has(task)), methods: table.methods.filter((method) => methods.has(method)) };
+}
+
 function changed() {
   keptCells = new Set([...data.cells.keys()].filter(keepsCell));
   byId("kept").textContent = `${keptCells.size} of ${data.cells.length} cells`;

@@ -16,5 +16,4 @@ buildCurves();
 buildRanks();
 buildNumbers();
 changed();
-drawRanks();
 document.documentElement.dataset.ready = "";

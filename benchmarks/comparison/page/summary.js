@@ -4,7 +4,7 @@ const summaryOrder = { key: "", down: false };
 
 function buildSummary() {
   const select = byId("summary-metric");
-  options(select, data.tables.map((table) => `${table.title} (${[table.unit, table.direction].filter(Boolean).join("; ")})`));
+  options(select, data.tables.map((table) => titleOf(table.title, table.unit, table.direction)));
   select.addEventListener("change", () => { summaryOrder.key = ""; drawSummary(); });
   listeners.push(drawSummary);
 }
@@ -13,11 +13,8 @@ function drawSummary() {
   const table = data.tables[byId("summary-metric").value || 0];
   const element_ = byId("summary-table");
   if (!table) { element_.replaceChildren(element("caption", {}, "No metric was measured.")); return; }
-  const metric = data.metrics.findIndex((other) => other.name === table.metric);
   byId("summary-meaning").textContent = `${table.unit ? `In ${table.unit}; ` : ""}${table.direction}. ${table.meanings.join(" · ")}`;
-  const entries = kept.metrics.has(metric) ? table.entries.filter((entry) => entry.cells.some((index) => keptCells.has(index))) : [];
-  const tasks = table.tasks.filter((task) => entries.some((entry) => entry.task === task));
-  const methods = table.methods.filter((method) => entries.some((entry) => entry.method === method));
+  const { entries, tasks, methods } = keptOf(table);
   const at = (task, method) => entries.find((entry) => entry.task === task && entry.method === method);
   refocus(element_, () => element_.replaceChildren(
     element("thead", {}, element("tr", {},
