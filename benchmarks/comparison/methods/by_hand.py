@@ -1,6 +1,6 @@
 """A VAE and a GAN in plain torch, as one would write them without any library."""
 
-__all__ = ["BY_HAND"]
+__all__ = ["BETAS", "BY_HAND", "CRITIC_RATE", "PLAYER_RATE", "why_no_vae"]
 
 from typing import final
 
@@ -19,19 +19,26 @@ BETAS = (0.5, 0.99)
 PLAYER_RATE, CRITIC_RATE = 1e-3, 2e-3
 
 
+def why_no_vae(problem: Problem) -> str | None:
+    """None, or why the problem is no VAE of bits with a standard normal prior and a diagonal normal guide."""
+    if problem.make_guide is None:
+        return "the problem has no guide"
+    model, guide = problem.model, problem.make_guide()
+    is_vae = isinstance(model, LatentVariableModel) and isinstance(guide, AmortizedGuide)
+    if not is_vae or not isinstance(model.prior, StandardNormal) or not isinstance(model.likelihood, Bernoulli):
+        return "the loss is written out for a VAE of bits with a standard normal prior"
+    return None if isinstance(guide.sites.z, DiagonalNormal) else "the loss is written out for a diagonal guide"
+
+
 @final
 class VAEByHand(Method):
     """The problem's own encoder and decoder, with the loss of Kingma and Welling (2014) written out."""
 
-    name, title, family = "torch-vae", "VAE by hand (torch)", "torch"
+    name, title, family = "torch-vae", "VAE by hand, KL in closed form (torch)", "torch"
 
     def supports(self, problem: Problem) -> str | None:
-        """Only a standard normal prior, a diagonal normal guide and Bernoulli pixels."""
-        model, guide = problem.model, problem.make_guide() if problem.make_guide else None
-        is_vae = isinstance(model, LatentVariableModel) and isinstance(guide, AmortizedGuide)
-        if not is_vae or not isinstance(model.prior, StandardNormal) or not isinstance(model.likelihood, Bernoulli):
-            return "the loss is written out for a VAE of bits with a standard normal prior"
-        return None if isinstance(guide.sites.z, DiagonalNormal) else "the loss is written out for a diagonal guide"
+        """Only a VAE of bits."""
+        return why_no_vae(problem)
 
     def start(self, problem: Problem, seed: int) -> Learner:
         """Adam on both networks."""

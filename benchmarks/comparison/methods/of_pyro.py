@@ -8,15 +8,26 @@ from typing import Any, final
 
 import pyro
 import torch
-from pyro.infer import NUTS, SVGD, RBFSteinKernel, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import (
+    NUTS,
+    SVGD,
+    RBFSteinKernel,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
 from pyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
 from benchmarks.comparison.method import Learner, Method, TrainedPrograms
+from benchmarks.comparison.methods.chains import NUM_WARMUP, later_draws
 from benchmarks.comparison.task import Problem
 
 NUM_PARTICLES = 50  # of SVGD
-NUM_WARMUP = 200  # draws of a chain in which it adapts
 ANY = ("continuous", "bits", "classes")
 
 
@@ -30,6 +41,7 @@ class Stock(Method):
         objective: makes it.
         latents: the kinds of latents that it is for.
         make_guide: makes a guide of a model; the problem's own when None.
+        is_enumerated: whether the guide's latents are summed over.
     """
 
     family = "pyro"
@@ -41,8 +53,9 @@ class Stock(Method):
         objective: Callable[[], Any] = Trace_ELBO,
         latents: tuple[str, ...] = ("continuous",),
         make_guide: Callable[[Any], Any] | None = None,
+        is_enumerated: bool = False,
     ) -> None:
-        self.name, self.title = name, title
+        self.name, self.title, self.is_enumerated = name, title, is_enumerated
         self.make_objective, self.latents, self.make_guide = objective, latents, make_guide
 
     def supports(self, problem: Problem) -> str | None:
@@ -59,8 +72,10 @@ class Stock(Method):
         guide = problem.make_guide() if self.make_guide is None else self.make_guide(problem.model)
         objective = self.make_objective()
         adam = pyro.optim.Adam({"lr": problem.learning_rate})
-        trainer = pyro.infer.SVI(problem.model, guide, adam, objective)
-        return TrainedPrograms(trainer, problem, problem.model, guide, objective)
+        trained = config_enumerate(guide) if self.is_enumerated else guide
+        trainer = pyro.infer.SVI(problem.model, trained, adam, objective)
+        audited = None if self.is_enumerated else objective  # the guide that is evaluated draws its latents
+        return TrainedPrograms(trainer, problem, problem.model, guide, audited)
 
 
 class _Sampler(Method):
@@ -101,11 +116,10 @@ class _Chain(Learner):
         self._draws.append(self._state)
 
     def draws(self, num: int) -> dict[str, Tensor] | None:
-        """The later half of the chain, thinned to at most so many; of longer chains none of warming up."""
-        kept = self._draws[max(len(self._draws) // 2, min(NUM_WARMUP, len(self._draws) - 2)) :]
-        if len(kept) < 2:
+        """The later half of the chain, as ``later_draws`` has it."""
+        kept = later_draws(self._draws, num)
+        if kept is None:
             return None
-        kept = kept[:: -(-len(kept) // num)]
         transforms = self._kernel.transforms
         own = {name: torch.stack([draw[name] for draw in kept]).detach() for name in kept[0]}
         return {name: transforms[name].inv(value) if name in transforms else value for name, value in own.items()}
@@ -140,7 +154,15 @@ class _Particles(Learner):
 
 OF_PYRO: tuple[Method, ...] = (
     Stock("pyro-trace-elbo", "Trace_ELBO (Pyro)"),
+    Stock("pyro-meanfield", "TraceMeanField_ELBO (Pyro)", TraceMeanField_ELBO),
     Stock("pyro-tracegraph", "TraceGraph_ELBO (Pyro)", TraceGraph_ELBO, ANY),
+    Stock(
+        "pyro-traceenum",
+        "TraceEnum_ELBO (Pyro)",
+        partial(TraceEnum_ELBO, max_plate_nesting=1),
+        ("classes",),
+        is_enumerated=True,
+    ),
     Stock("pyro-renyi", "RenyiELBO, alpha = 0, K = 5 (Pyro)", partial(RenyiELBO, 0, 5, vectorize_particles=True)),
     Stock(
         "pyro-rws",
