@@ -3,7 +3,7 @@
 python -m benchmarks.comparison.cell --task ppca --method elbo --seed 0 --budget-steps 1000 --runs runs/comparison
 """
 
-__all__ = ["budget_of", "main", "measure", "missing_packages", "protocol", "unfinished"]
+__all__ = ["NotForTaskError", "begin", "budget_of", "main", "measure", "missing_packages", "protocol", "unfinished"]
 
 import argparse
 import datetime
@@ -23,7 +23,7 @@ import torch
 
 import pyro_dgm
 from benchmarks.comparison.cells import Cell, Metric, write_cell
-from benchmarks.comparison.method import Method
+from benchmarks.comparison.method import Learner, Method
 from benchmarks.comparison.metrics import final_metrics, look
 from benchmarks.comparison.registry import Registry, load
 from benchmarks.comparison.task import Problem, Task
@@ -32,9 +32,14 @@ from benchmarks.comparison.training import Budget, Course, Store, against_refere
 LONGEST_REASON = 500
 
 
+class NotForTaskError(ValueError):
+    """A method was to begin on a task that it is not for."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures a cell and writes its file; what goes wrong is its result."""
     options = _parser().parse_args(argv)
+    _die_first()
     torch.set_num_threads(options.threads)
     registry = load(options.user)
     task, method = registry.task(options.task), registry.method(options.method)
@@ -72,14 +77,7 @@ def measure(registry: Registry, task: Task, method: Method, seed: int, budget: B
     started = _now()
     store = Store()
     with store.open():
-        pyro.set_rng_seed(seed)
-        problem = task.build(seed)
-        refusal = method.supports(problem)
-        if refusal is not None:
-            raise ValueError(
-                f"a method must be for its task; got {method.name} for {task.name}: {refusal}. Choose another."
-            )
-        learner = method.start(problem, seed)
+        problem, learner = begin(task, method, seed)
         course = train(learner, budget, lambda: look(learner, problem))
         memory = _peak_memory()
         metrics = final_metrics(learner, problem) | _way_to_quality(course, problem, is_parallel)
@@ -100,6 +98,24 @@ def measure(registry: Registry, task: Task, method: Method, seed: int, budget: B
         reference=ratio,
         peak_memory_mb=memory,
     )
+
+
+def begin(task: Task, method: Method, seed: int) -> tuple[Problem, Learner]:
+    """A method at the beginning of a task; all methods have the same first parameters for a seed.
+
+    Raises:
+        NotForTaskError: the method is not for the task.
+        Exception: whatever the method raises.
+    """
+    pyro.set_rng_seed(seed)
+    problem = task.build(seed)
+    with torch.random.fork_rng(devices=[]):
+        refusal = method.supports(problem)
+    if refusal is not None:
+        raise NotForTaskError(
+            f"a method must be for its task; got {method.name} for {task.name}: {refusal}. Choose another."
+        )
+    return problem, method.start(problem, seed)
 
 
 def missing_packages(method: Method) -> list[str]:
@@ -164,6 +180,13 @@ def _processor() -> str:
     return named or platform.processor() or platform.machine()
 
 
+def _die_first() -> None:
+    """Where memory runs out, Linux then ends this cell, which becomes a row, and not the run."""
+    path = Path("/proc/self/oom_score_adj")
+    if path.exists():
+        path.write_text("1000")
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -210,11 +233,10 @@ def _ratio(
         return None
     own = Store()
     with own.open():
-        pyro.set_rng_seed(seed)
-        problem = task.build(seed)
-        if reference.supports(problem) is not None:
+        try:
+            _, other = begin(task, reference, seed)
+        except NotForTaskError:
             return None
-        other = reference.start(problem, seed)
     return {"method": reference.name, **against_reference(learner, store, other, own)}
 
 

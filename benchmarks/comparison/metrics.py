@@ -36,6 +36,7 @@ NUM_SAMPLES, NUM_LOOKED_SAMPLES = 2500, 1000  # of a generator
 NUM_AUDITED = 50  # gradients
 NUM_TESTED = 1000  # draws of either kind in two-sample tests
 LEAST_DRAWS = 10
+ALL = slice(None)
 
 NATS = "nats per datum"
 
@@ -46,13 +47,13 @@ def look(learner: Learner, problem: Problem) -> dict[str, float | None]:
     with _own_noise():
         if problem.modes is not None:
             return _coverage(learner, problem, NUM_LOOKED_SAMPLES)
-        num_data = min(problem.num_looked, len(problem.test[0]))
-        weights, draws = _drawn(learner, problem, LOOKED_WHOLE if problem.is_whole else LOOKED_LOCAL, num_data)
+        num = LOOKED_WHOLE if problem.is_whole else LOOKED_LOCAL
+        weights, draws = _drawn(learner, problem, num, problem.looked)
         found: dict[str, float | None] = {}
         if weights is not None:
             found["bound"] = float(weights.mean())
         if draws is not None and problem.posterior is not None and len(draws) >= LEAST_DRAWS:
-            found |= _moment_errors(draws, problem.posterior, num_data)
+            found |= _moment_errors(draws, problem.posterior, problem.looked)
         return found
 
 
@@ -65,21 +66,21 @@ def final_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
         return found | _gradient_metrics(learner, problem)
 
 
-def weights_of(learner: Learner, problem: Problem, num: int, num_data: int | None = None) -> Tensor | None:
+def weights_of(learner: Learner, problem: Problem, num: int) -> Tensor | None:
     """Log p(x, z) - log q(z | x) of fresh draws in float64, (num, B), or None of who has no density of its draws."""
-    return _drawn(learner, problem, num, len(problem.test[0]) if num_data is None else num_data)[0]
+    return _drawn(learner, problem, num, ALL)[0]
 
 
-def _drawn(learner: Learner, problem: Problem, num: int, num_data: int) -> tuple[Tensor | None, Tensor | None]:
-    """Log-weights, (num, B), and flattened draws, (num, B, d), of the first so many test data."""
+def _drawn(learner: Learner, problem: Problem, num: int, rows: slice) -> tuple[Tensor | None, Tensor | None]:
+    """Log-weights, (num, B), and flattened draws, (num, B, d), of these rows of the test data."""
     posterior = problem.posterior
     if learner.programs is None:
         own = learner.draws(num)
-        flat = None if own is None or posterior is None else _flat(own, posterior)[:, :num_data]
+        flat = None if own is None or posterior is None else _flat(own, posterior, len(problem.test[0]))[:, rows]
         weights = learner.log_weights(num)
-        return None if weights is None else weights.double()[:, :num_data], flat
+        return None if weights is None else weights.double()[:, rows], flat
     model, guide = learner.programs
-    args = [values[:num_data] for values in problem.test]
+    args = [values[rows] for values in problem.test]
     with evaluation_mode(model, guide), torch.no_grad():
         traces = run(model, guide, args, {}, num, count_plates(model, guide, args, {}))
         parts = weigh(traces)
@@ -89,18 +90,18 @@ def _drawn(learner: Learner, problem: Problem, num: int, num_data: int) -> tuple
     if posterior is None:
         return weights, None
     values = {name: traces.model.nodes[name]["value"] for name in posterior.sites}
-    return weights, _flat(values, posterior, num_data)
+    return weights, _flat(values, posterior, len(args[0]))
 
 
-def _flat(values: Mapping[str, Tensor], posterior: Posterior, num_data: int = 1) -> Tensor:
+def _flat(values: Mapping[str, Tensor], posterior: Posterior, num_data: int) -> Tensor:
     """Draws by site side by side, (num, B, d)."""
     parts = [values[name].detach().double() for name in posterior.sites]
     return torch.cat([part.reshape(len(part), num_data, -1) for part in parts], -1)
 
 
-def _moment_errors(draws: Tensor, posterior: Posterior, num_data: int) -> dict[str, float | None]:
+def _moment_errors(draws: Tensor, posterior: Posterior, rows: slice) -> dict[str, float | None]:
     """Root mean square errors of means and standard deviations, over data and dimensions, in true sds."""
-    mean, sd = posterior.mean[:num_data], posterior.sd[:num_data]
+    mean, sd = posterior.mean[rows], posterior.sd[rows]
     of_mean = ((draws.mean(0) - mean) / sd).square().mean().sqrt()
     of_sd = (draws.std(0) / sd - 1).square().mean().sqrt()
     return {"mean_error": float(of_mean), "sd_error": float(of_sd)}
@@ -159,11 +160,11 @@ def _posterior_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
     posterior = problem.posterior
     if posterior is None:
         return {}
-    _, draws = _drawn(learner, problem, NUM_DRAWS if problem.is_whole else NUM_LOCAL_DRAWS, len(problem.test[0]))
+    _, draws = _drawn(learner, problem, NUM_DRAWS if problem.is_whole else NUM_LOCAL_DRAWS, ALL)
     if draws is None or len(draws) < LEAST_DRAWS:
         missing = Metric(None, "true sd", "lower", "there are no draws yet")
         return {"mean_error": missing, "sd_error": missing}
-    errors = _moment_errors(draws, posterior, len(problem.test[0]))
+    errors = _moment_errors(draws, posterior, ALL)
     of = (
         f"over dimensions and data, of {len(draws)} draws, as many independent exact ones having "
         f"{1 / math.sqrt(len(draws)):.3f} in the mean; the truth's own error is {posterior.error:.3f}"

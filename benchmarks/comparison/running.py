@@ -70,9 +70,10 @@ def run_all(run: Run, plans: Sequence[Plan], cluster: Mapping[str, Any] | None =
         How many cells of the plans are there, by status, and ``"kept"``, those that were there before.
 
     Raises:
-        ValueError: a cell that is there is damaged, or has another budget.
+        ValueError: a cell that is there is damaged, or a task in the folder has another budget.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
+    _check_budgets(run, {plan.task for plan in plans})
     todo = [plan for plan in plans if not _is_there(run, plan)]
     counts = {"kept": len(plans) - len(todo)}
     with tqdm(total=len(plans), initial=counts["kept"], desc="cells", unit="cell", disable=None) as bar:
@@ -116,13 +117,20 @@ def _is_there(run: Run, plan: Plan) -> bool:
     path = cell_path(run.folder, *plan)
     if not path.exists():
         return False
-    cell = read_cell(path)
-    if dict(cell.budget) != run.budget.content:
-        raise ValueError(
-            f"a folder of cells has one budget; got {path} with {dict(cell.budget)} for {run.budget.content}. Choose "
-            "another --runs, or delete it."
-        )
-    return cell.status == "done" or not run.is_retried
+    return read_cell(path).status == "done" or not run.is_retried
+
+
+def _check_budgets(run: Run, tasks: set[str]) -> None:
+    """Raises a ``ValueError`` unless the cells of these tasks that are there have the run's budget."""
+    for path in sorted(run.folder.glob("*.json")):
+        if path.name.partition("--")[0] not in tasks:
+            continue
+        budget = dict(read_cell(path).budget)
+        if budget != run.budget.content:
+            raise ValueError(
+                f"the cells of a task in one folder have one budget; got {path} with {budget} for "
+                f"{run.budget.content}. Choose another --runs, or delete them."
+            )
 
 
 def _statuses(run: Run, todo: Sequence[Plan], cluster: Mapping[str, Any] | None) -> Iterable[tuple[Plan, str]]:

@@ -89,7 +89,7 @@ class Problem:
         modes: of the data's distribution, or None.
         quality: what is good enough, or None.
         num_particles: number K of importance samples of log p(x).
-        num_looked: how many test data are looked at on the way.
+        num_looked: how many test data are looked at on the way, at most; they are spread over all.
     """
 
     model: Any
@@ -106,7 +106,7 @@ class Problem:
     modes: Modes | None = None
     quality: Quality | None = None
     num_particles: int = 1000
-    num_looked: int = 200
+    num_looked: int = 600
 
     def __post_init__(self) -> None:
         if self.latents not in LATENTS:
@@ -119,6 +119,11 @@ class Problem:
                 f"test must be a tuple of tensors, the arguments of model and guide; got {type(self.test).__name__}. "
                 "Write for instance (x,)."
             )
+
+    @property
+    def looked(self) -> slice:
+        """The rows of the test data that are looked at on the way."""
+        return slice(None, None, -(-len(self.test[0]) // self.num_looked))
 
     @property
     def is_learned(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.comparison import cell as cells_of
 from benchmarks.comparison import metrics
+from benchmarks.comparison.cell import begin
 from benchmarks.comparison.command import plans_of
 from benchmarks.comparison.method import Learner, Method, TrainedPrograms
 from benchmarks.comparison.metrics import final_metrics, look
@@ -36,9 +37,7 @@ def installed(method):
 
 def begun(task, method, seed=0):
     """A learner on a problem of its own."""
-    pyro.set_rng_seed(seed)
-    problem = REGISTRY.tasks[task].build(seed)
-    return problem, REGISTRY.methods[method].start(problem, seed)
+    return begin(REGISTRY.tasks[task], REGISTRY.methods[method], seed)
 
 
 @pytest.mark.parametrize("name", REGISTRY.methods)
@@ -51,9 +50,16 @@ def test_a_method_takes_steps_on_a_task_that_it_is_for(name, problems):
     before = [tensor.clone() for tensor in problem.model.parameters()] if problem.is_learned else []
     course = train(learner, Budget(3, None), lambda: look(learner, problem))
     assert course.steps == course.curve[-1]["step"] == 3
-    assert len(course.curve[-1]) > 2 or name == "pyro-nuts"  # whose first draws say nothing yet
+    assert len(course.curve[-1]) > 2 or name.endswith("-nuts")  # whose first draws say nothing yet
     after = list(problem.model.parameters()) if problem.is_learned else []
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) or not before
+
+
+@pytest.mark.parametrize("method", ["torch-vae", "pyro-trace-elbo", "iwae", "rws"])
+def test_all_methods_begin_with_the_same_parameters(method):
+    models, guides = zip(*(begun("digits", name)[1].programs for name in ("elbo", method)), strict=True)
+    for own, others in (models, guides):
+        assert all(torch.equal(a, b) for a, b in zip(own.parameters(), others.parameters(), strict=True))
 
 
 def test_every_task_has_a_method_and_the_reasons_of_others_are_told():

@@ -227,13 +227,15 @@ def test_a_damaged_cell_stops_the_run_and_is_named(tmp_path, user_file):
         run_all(run, [Plan("coin", "good", 0)])
 
 
-def test_a_folder_with_another_budget_is_refused(tmp_path, user_file):
+def test_a_task_with_another_budget_is_refused_and_another_task_may_have_one(tmp_path, user_file):
     run = a_run(tmp_path, user_file)
     registry = load([user_file])
-    names = registry.task("coin"), registry.method("good"), 0
+    names = registry.task("coin"), registry.method("raises"), 1
     write_cell(run.folder, unfinished(*names, Budget(7, None), "failed", "ValueError: no", False))
     with refuses(ValueError, "{'steps': 7}", "--runs"):
         run_all(run, [Plan("coin", "good", 0)])
+    assert not (run.folder / "coin--good--0.json").exists()
+    assert run_all(run, [Plan("ppca", "raises", 0)]) == {"kept": 0, "failed": 1}
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,19 @@ from pyro_dgm.adversarial import (
     Critic,
     CriticEstimator,
     GradientPenalty,
+    Hinge,
+    LeastSquares,
     Logistic,
     NonSaturating,
     Penalty,
     PlayerObjective,
+    Relativistic,
+    ReverseKL,
     Steps,
     Wasserstein,
+    spectrally_normalized,
 )
-from pyro_dgm.infer import DATA, MMD, P, Term
+from pyro_dgm.infer import DATA, MMD, Energy, P, SlicedWasserstein, Term
 from pyro_dgm.nn import MLP
 
 
@@ -42,6 +47,7 @@ class Game(Method):
         objective: what the generator minimises.
         penalties: of the critic, made anew for every run.
         critic_steps: updates of the critic in a step, which has one of the generator.
+        is_normalized: whether the critic's layers have spectral norms of 1.
     """
 
     family = "pyro_dgm"
@@ -54,10 +60,11 @@ class Game(Method):
         objective: Callable[[], PlayerObjective],
         penalties: Callable[[], list[Penalty]] = list,
         critic_steps: int = 1,
+        is_normalized: bool = False,
     ) -> None:
         self.name, self.title = name, title
         self.estimator, self.player_objective, self.penalties = estimator, objective, penalties
-        self.critic_steps = critic_steps
+        self.critic_steps, self.is_normalized = critic_steps, is_normalized
 
     def supports(self, problem: Problem) -> str | None:
         """Only a generator without densities."""
@@ -65,16 +72,26 @@ class Game(Method):
 
     def start(self, problem: Problem, seed: int) -> Learner:
         """A new critic of the generator's size."""
-        critic = Critic(MLP(problem.test[0].shape[1], 1, (128, 128)))
+        net = MLP(problem.test[0].shape[1], 1, (128, 128))
+        critic = Critic(spectrally_normalized(net) if self.is_normalized else net)
         game = Contrast("x", DATA, P, critic, self.estimator(), self.player_objective(), self.penalties())
         return _Players(problem, game, Steps(critic=self.critic_steps), has_critic=True)
 
 
 @final
-class Moments(Method):
-    """A generative moment matching network: the discrepancy between draws and data, without a critic."""
+class Distance(Method):
+    """A distance between draws and data, without a critic.
 
-    name, title, family = "gmmn", "moment matching, MMD", "pyro_dgm"
+    Arguments:
+        name: of the method.
+        title: for the tables.
+        term: what is minimised.
+    """
+
+    family = "pyro_dgm"
+
+    def __init__(self, name: str, title: str, term: Callable[[], Term]) -> None:
+        self.name, self.title, self.term = name, title, term
 
     def supports(self, problem: Problem) -> str | None:
         """Only a generator without densities."""
@@ -82,7 +99,7 @@ class Moments(Method):
 
     def start(self, problem: Problem, seed: int) -> Learner:
         """The generator alone."""
-        return _Players(problem, MMD("x", num=DATA, den=P), Steps(), has_critic=False)
+        return _Players(problem, self.term(), Steps(), has_critic=False)
 
 
 class _Players(Learner):
@@ -109,5 +126,11 @@ ADVERSARIAL: tuple[Method, ...] = (
     Game("gan", "GAN, non-saturating", Logistic, NonSaturating),
     Game("gan-r1", "GAN, non-saturating, R1 (0.1)", Logistic, NonSaturating, lambda: [R1(0.1)]),
     Game("wgan-gp", "WGAN, gradient penalty (0.1)", Wasserstein, IPM, lambda: [GradientPenalty(0.1)], critic_steps=3),
-    Moments(),
+    Game("lsgan", "least squares GAN, R1 (0.1)", LeastSquares, NonSaturating, lambda: [R1(0.1)]),
+    Game("hinge", "hinge GAN, spectral norms", Hinge, IPM, is_normalized=True),
+    Game("rgan", "relativistic average GAN, R1 (0.1)", Relativistic, NonSaturating, lambda: [R1(0.1)]),
+    Game("kl-gan", "reverse KL by the critic's ratio, R1 (0.1)", Logistic, ReverseKL, lambda: [R1(0.1)]),
+    Distance("gmmn", "moment matching, MMD", lambda: MMD("x", num=DATA, den=P)),
+    Distance("energy", "energy distance", lambda: Energy("x", num=DATA, den=P)),
+    Distance("swg", "sliced Wasserstein", lambda: SlicedWasserstein("x", num=DATA, den=P)),
 )

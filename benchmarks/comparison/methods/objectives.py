@@ -122,6 +122,7 @@ def _relax(problem: Problem) -> Term:
 
 OBJECTIVES: tuple[Method, ...] = (
     Objectives("elbo", "ELBO, reparameterised", _plain(ELBO)),
+    Objectives("elbo-analytic", "ELBO, KL in closed form", _plain(ELBO, analytic_kl=True)),
     Objectives("elbo-compiled", "ELBO, compiled steps", _plain(ELBO), compiled=True),
     Objectives("elbo-stl", "ELBO, sticking the landing", _plain(ELBO, gradient="stl")),
     Objectives("elbo-5", "ELBO, 5 particles", _plain(ELBO, 5)),
@@ -136,7 +137,7 @@ OBJECTIVES: tuple[Method, ...] = (
     Objectives("cubo", "CUBO, order 2, K = 5", _plain(CUBO, 5), moves_guide=True),
     Objectives("forward-kl", "forward KL, K = 5", _plain(ForwardKL, 5), moves_guide=True),
     Objectives("tail-adaptive", "tail-adaptive, K = 5", _plain(TailAdaptive, 5), moves_guide=True),
-    Objectives("info-vae", "ELBO + 10 MMD", lambda problem: ELBO() + 10 * MMD("z"), needs_model=True),
+    Objectives("info-vae", "ELBO + 10 MMD", lambda problem: ELBO() + MMD("z") * 10.0, needs_model=True),
     Objectives("rws", "reweighted wake-sleep, K = 5", _plain(ReweightedWakeSleep, 5), ANY),
     Objectives("wake-sleep", "wake-sleep", _plain(WakeSleep), ANY, needs_data=True),
     Objectives("vimco", "VIMCO (IWAE, leave one out), K = 5", _plain(IWAE, 5, gradient="loo"), DISCRETE),

@@ -23,9 +23,9 @@ TASKS: tuple[Task, ...] = (
     Mixture(),
     *(Potential(number) for number in "1234"),
     *(InThePlane(name) for name in ("ring", "grid")),
-    Images("digits", "digits", 16, -22.0),
-    Images("mnist", "mnist", 50, -110.0),
-    Images("mnist-fixed", "binarized_mnist", 50, -110.0),
-    Images("fashion-mnist", "fashion_mnist", 50, -245.0),
+    Images("digits", "digits", 16, -25.0),
+    Images("mnist", "mnist", 50, -120.0),
+    Images("mnist-fixed", "binarized_mnist", 50, -120.0),
+    Images("fashion-mnist", "fashion_mnist", 50, -250.0),
     Chorales(),
 )

@@ -56,7 +56,6 @@ class Images(Task):
             num_data=len(found.train.x),
             quality=Quality("bound", self.quality),
             num_particles=500,
-            num_looked=100,
         )
 
     def _facts(self, found: Dataset, num_data: int, every: int, is_grey: bool) -> Facts:

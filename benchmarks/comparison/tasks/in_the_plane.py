@@ -73,7 +73,7 @@ class Potential(Task):
             is_whole=True,
             log_evidence=constant(torch.tensor([evidence]).double()),
             posterior=Posterior(("z",), mean.unsqueeze(0), sd.unsqueeze(0), draws=draws),
-            quality=Quality("bound", evidence - 0.2),
+            quality=Quality("bound", evidence - 1.0),
         )
 
 

@@ -49,9 +49,8 @@ class Chorales(Task):
             facts=Facts("jsb_chorales", len(x), found.digest, "binary data", f"test, every {every}th time step"),
             latents="continuous",
             num_data=len(train[0]),
-            quality=Quality("bound", -9.0),
+            quality=Quality("bound", -8.0),
             num_particles=500,
-            num_looked=100,
         )
 
 
