@@ -15,12 +15,27 @@ from benchmarks.comparison.bands import bands, broken
 from benchmarks.comparison.cells import Cell, Metric
 from benchmarks.comparison.ranks import MIN_METHODS, MIN_TASKS, Ranks, median_score, nemenyi_quantile
 from benchmarks.comparison.reading import Reading
-from benchmarks.comparison.summaries import COSTS, Entry, Table, metrics_of, number_text, score, title_of, why_lost
-from benchmarks.comparison.tables import DIRECTIONS, protocol_rows, titles_of
+from benchmarks.comparison.summaries import (
+    COSTS,
+    DESCRIPTIVE,
+    NOT_TIMED,
+    Entry,
+    Table,
+    direction_of,
+    heading_of,
+    metrics_of,
+    number_text,
+    score,
+    title_of,
+    units_of,
+    why_lost,
+)
+from benchmarks.comparison.tables import protocol_rows, titles_of
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("elements", "protocol", "filters", "summary", "curves", "ranks", "numbers", "main")
 COMMON = ("budget", "processor", "cores", "threads", "python", "torch", "pyro", "pyro dgm", "numpyro")
+BETTER = {"higher": "higher", "lower": "lower", "zero": "nearer to zero"}
 SLOWEST = 10.0  # the slowest method's time over the fastest's, from which on the axes begin as logarithmic
 GLOSSARY = (
     ("cell", "one task by one method from one seed, in its own process"),
@@ -29,6 +44,11 @@ GLOSSARY = (
     ("failed", "the cell ended with the error that is given; it stands in every table that it would have been in"),
     ("killed", "the cell was ended for passing its limit of time or memory, or by a signal"),
     ("no finite number", "the cell is done, but this number is not there or infinite; its meaning says why, if known"),
+    ("not timed", "the cell is done, but the timing beside the reference method failed, for the reason given"),
+    (
+        "not ranked",
+        "the metric describes: more or less of it is not better, so none is marked and none is ranked by it",
+    ),
     ("–", "not measured: the metric does not apply to this method or task"),
     ("time per step, ratio", "median time of a step over that of a reference method run in turns with it in one job"),
 )
@@ -81,7 +101,7 @@ def page_content(reading: Reading, tables: Sequence[Table], ranks: Sequence[Rank
         "cells": [numbers.cell(cell) for cell in cells],
         "facts": numbers.facts.things,
         "kinds": numbers.kinds.things,
-        "curves": [_quality(name, tables) for name in names if name in qualities],
+        "curves": [curve for name in names if name in qualities for curve in numbers.curves(name, cells, tables)],
         "bands": lines,
         "broken": [numbers.lines(_rounded(line._asdict())) for line in broken(cells)],
         "logarithmic": _is_spread(lines),
@@ -131,8 +151,9 @@ class _Numbers:
         return {
             "metric": table.metric,
             "title": title_of(table.metric),
+            "heading": heading_of(table.metric, table.unit, table.better),
             "unit": table.unit,
-            "direction": DIRECTIONS[table.better],
+            "direction": direction_of(table.metric, table.better),
             "meanings": list(dict.fromkeys(meaning for found in meanings for meaning in found)),
             "tasks": [self.tasks[task] for task in table.tasks],
             "methods": [self.methods[method] for method in table.methods],
@@ -154,7 +175,7 @@ class _Numbers:
             "score": None if entry.mean is None else score(entry.mean, table.better),
             "median": _finite(median_score(entry, table.better)),
             "best": entry.is_best,
-            "bad": any(lost.status != "parallel" for lost in entry.lost),
+            "bad": any(lost.status not in NOT_TIMED for lost in entry.lost),
             "few": "1 seed" if num_seeds == 1 and entry.values else few,
             "seeds": [(cell.seed, _value_text(table.metric, cell)) for cell in entry.cells],
             "lost": [list(lost) for lost in entry.lost],
@@ -180,6 +201,26 @@ class _Numbers:
                 for name, metric in metrics_of(cell).items()
             ],
         }
+
+    def curves(self, name: str, cells: Sequence[Cell], tables: Sequence[Table]) -> list[dict[str, Any]]:
+        """What a curve's values are on which tasks: as the final numbers of that name, and a choice for each unit."""
+        units = units_of(name, tables)
+        drawn = sorted({cell.task for cell in cells for look in cell.curve if name in look})
+        unknown = ("", next((better for _, better in units.values()), "higher"))  # where no cell came to its end
+        found: dict[tuple[str, str], list[str]] = {}
+        for task in drawn:
+            found.setdefault(units.get(task, unknown), []).append(task)
+        return [
+            {
+                "name": name,
+                "title": title_of(name),
+                "unit": unit,
+                "better": better,
+                "direction": direction_of(name, better),
+                "tasks": [self.tasks[task] for task in own],
+            }
+            for (unit, better), own in found.items()
+        ]
 
     def lines(self, line: dict[str, Any]) -> dict[str, Any]:
         numbered = {"task": self.tasks[line["task"]], "method": self.methods[line["method"]]}
@@ -212,8 +253,8 @@ def _kind(name: str, metric: Metric) -> dict[str, str]:
         "name": name,
         "title": title_of(name),
         "unit": metric.unit,
-        "better": {"zero": "nearer to zero"}.get(metric.better, metric.better),
-        "direction": DIRECTIONS[metric.better],
+        "better": "not ranked" if name in DESCRIPTIVE else BETTER[metric.better],
+        "direction": direction_of(name, metric.better),
         "meaning": metric.meaning,
     }
 
@@ -223,13 +264,6 @@ def _things(kind: str, names: Sequence[str], cells: Sequence[Cell]) -> list[dict
     titles = titles_of(cells)
     families = {name: next(cell.family[kind] for cell in cells if getattr(cell, kind) == name) for name in names}
     return [{"name": name, "title": titles[kind, name], "family": families[name]} for name in names]
-
-
-def _quality(name: str, tables: Sequence[Table]) -> dict[str, str]:
-    """What a curve's values are: as the final numbers of that name."""
-    found = next((table for table in tables if table.metric == name), None)
-    unit, better = (found.unit, found.better) if found else ("", "higher")
-    return {"name": name, "title": title_of(name), "unit": unit, "better": better}
 
 
 def _about(cells: Sequence[Cell]) -> str:
@@ -253,9 +287,13 @@ def _counts(reading: Reading) -> list[tuple[str, int, bool]]:
 
 def _ranked(tables: Sequence[Table], ranks: Sequence[Ranks]) -> list[int]:
     """Places of the tables that can be ranked by, those with ranks on most tasks first, but costs last."""
-    sizes = {(found.metric, found.unit): len(found.tasks) for found in ranks}
-    places = [k for k, own in enumerate(tables) if len(own.tasks) >= MIN_TASKS and len(own.methods) >= MIN_METHODS]
-    return sorted(places, key=lambda k: (tables[k].metric in COSTS, -sizes.get((tables[k].metric, tables[k].unit), 0)))
+    sizes = {(found.metric, found.unit, found.better): len(found.tasks) for found in ranks}
+    places = [
+        k
+        for k, own in enumerate(tables)
+        if own.metric not in DESCRIPTIVE and len(own.tasks) >= MIN_TASKS and len(own.methods) >= MIN_METHODS
+    ]
+    return sorted(places, key=lambda k: (tables[k].metric in COSTS, -sizes.get(tables[k][:3], 0)))
 
 
 def _is_spread(lines: Sequence[Mapping[str, Any]]) -> bool:

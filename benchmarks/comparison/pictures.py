@@ -3,6 +3,7 @@
 __all__ = ["curves_picture", "ranks_picture"]
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.comparison.bands import Band, Broken
-from benchmarks.comparison.ranks import Ranks, rank_text
+from benchmarks.comparison.ranks import MIN_TESTED, Ranks, rank_text
 from benchmarks.comparison.summaries import title_of
 from pyro_dgm.plotting.figures import FAINT, INK, new_figure
 
@@ -21,13 +22,22 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = "os^Dv"
 COLUMNS = 3
 LABELS = {"step": "steps", "seconds": "seconds of training"}
-LETTERS = 34  # of a title
+LETTERS = 44  # of a title, in a legend
+TITLE_LETTERS = 32  # in a line over a panel
+CROWD = 6  # methods in a panel, from which on only the medians are told apart
 
 
 def curves_picture(
-    bands: Sequence[Band], broken: Sequence[Broken], titles: Mapping[tuple[str, str], str], metric: str, axis: str
+    bands: Sequence[Band],
+    broken: Sequence[Broken],
+    titles: Mapping[tuple[str, str], str],
+    units: Mapping[str, str],
+    metric: str,
+    axis: str,
 ) -> Figure:
     """A panel for each task: median over seeds and their range, and crosses where a seed failed or was killed.
+
+    The range is left out where many methods share a panel. The units are given once, or by each panel if they differ.
 
     As much as a quarter of the medians, the worst, is cut off below or above, mostly first looks, but no last one.
 
@@ -35,6 +45,7 @@ def curves_picture(
         bands: of any metrics and axes.
         broken: likewise.
         titles: of tasks and methods, by kind and name; methods have their colours by the order here.
+        units: of the metric, by task.
         metric: whose curves are drawn.
         axis: ``"step"`` or ``"seconds"``.
 
@@ -49,14 +60,23 @@ def curves_picture(
         raise ValueError(f"a picture needs at least one curve; got none of {metric!r} by {axis!r}. There are: {known}.")
     styles = _styles(titles)
     rows = math.ceil(len(tasks) / COLUMNS)
-    with new_figure(9.6, 0.9 + 2.1 * rows) as figure:
+    shown = {band.method for band in kept} | {line.method for line in ended}
+    keys = [
+        Line2D([], [], label=_shortened(titles["method", method]), **styles[method])
+        for method in styles
+        if method in shown
+    ]
+    unit, *others = dict.fromkeys(units.get(task, "") for task in tasks)
+    with new_figure(9.6, 0.4 + 2.2 * rows + 0.19 * math.ceil(len(keys) / COLUMNS)) as figure:
         figure.set_layout_engine("constrained")
         panels = list(figure.subplots(rows, min(COLUMNS, len(tasks)), squeeze=False).flat)
         for panel, task in zip(panels, tasks, strict=False):
             here = [band for band in kept if band.task == task]
             for band in here:
-                _draw_band(panel, band, styles[band.method])
-            _finish(panel, _shortened(titles["task", task]), here)
+                _draw_band(panel, band, styles[band.method], has_range=len(here) < CROWD)
+            _finish(panel, _wrapped(titles["task", task]), here)
+            if others:
+                panel.set_ylabel(units.get(task, ""), fontsize=8)
             for line in ended:
                 if line.task == task:
                     _draw_broken(panel, line, styles[line.method], is_alone=not here)
@@ -64,11 +84,16 @@ def curves_picture(
             panel.set_visible(False)
         for panel in panels[max(0, len(tasks) - COLUMNS) : len(tasks)]:  # the lowest of each column
             panel.set_xlabel(LABELS[axis])
-        figure.supylabel(title_of(metric), fontsize=9, color=INK)
-        shown = {band.method for band in kept} | {line.method for line in ended}
-        labels = {method: _shortened(titles["method", method]) for method in styles if method in shown}
-        keys = [Line2D([], [], label=label, **styles[method]) for method, label in labels.items()]
-        figure.legend(handles=keys, loc="outside lower center", ncols=3, handlelength=4)
+        label = title_of(metric) if others or not unit else f"{title_of(metric)} ({unit})"
+        figure.supylabel(label, fontsize=9, color=INK)
+        figure.legend(
+            handles=keys,
+            loc="outside lower center",
+            ncols=COLUMNS,
+            handlelength=3.5,
+            columnspacing=1.2,
+            labelspacing=0.35,
+        )
     return figure
 
 
@@ -106,7 +131,9 @@ def ranks_picture(ranks: Ranks, titles: Mapping[tuple[str, str], str]) -> Figure
         margin = 0.85 * (num_methods - 1)
         axes.set_xlim(1 - margin, num_methods + margin)
         axes.set_ylim(-depth - 0.62 * (math.ceil(num_methods / 2) + 0.1), 1.35)
-        axes.set_title(f"average ranks by {title_of(ranks.metric)} over {len(ranks.tasks)} tasks; 1 is best")
+        few = "; too few tasks for a test" if len(ranks.tasks) < MIN_TESTED else ""
+        by = title_of(ranks.metric) + (f" ({ranks.unit})" if ranks.unit else "")
+        axes.set_title(f"average ranks by {by} over {len(ranks.tasks)} tasks; 1 is best{few}")
     return figure
 
 
@@ -123,9 +150,9 @@ def _styles(titles: Mapping[tuple[str, str], str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw_band(axes: Axes, band: Band, style: Mapping[str, Any]) -> None:
+def _draw_band(axes: Axes, band: Band, style: Mapping[str, Any], has_range: bool) -> None:
     axes.plot(band.x, band.median, linewidth=1.3, markevery=[-1], **style)
-    if band.num_seeds > 1:
+    if has_range and band.num_seeds > 1:
         axes.fill_between(band.x, band.low, band.high, color=style["color"], alpha=0.16, linewidth=0)
 
 
@@ -171,6 +198,11 @@ def _draw_rank(axes: Axes, k: int, num: int, rank: float, depth: float, title: s
         va="center",
         color=INK,
     )
+
+
+def _wrapped(text: str) -> str:
+    """In two lines at most."""
+    return "\n".join(textwrap.wrap(text, TITLE_LETTERS, max_lines=2, placeholder="…"))
 
 
 def _shortened(text: str) -> str:

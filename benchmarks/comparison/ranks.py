@@ -1,7 +1,8 @@
 r"""Average ranks of methods over tasks, with the Friedman test and Nemenyi's critical difference.
 
 On each task methods are ranked by the median over seeds, 1 for the best, a seed that failed counting as worst of all;
-ties share their mean rank. Two methods differ at the 5 % level if their average ranks over N tasks differ by more than
+ties share their mean rank. With fewer than five tasks Friedman's statistic is not near its limit and nothing is tested;
+else two methods differ at the 5 % level if their average ranks over N tasks differ by more than
 
 .. math:: q_{0.05, k} \sqrt{k (k + 1) / (6 N)},
 
@@ -14,6 +15,7 @@ References:
 __all__ = [
     "MIN_METHODS",
     "MIN_TASKS",
+    "MIN_TESTED",
     "Ranks",
     "average_ranks",
     "critical_difference",
@@ -29,12 +31,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
-from benchmarks.comparison.summaries import Entry, Table, score
+from benchmarks.comparison.summaries import DESCRIPTIVE, NOT_TIMED, Entry, Table, score
 
 SIGNIFICANCE = 0.05
 MIN_TASKS, MIN_METHODS = 2, 3
+MIN_TESTED = 5  # tasks, from which on the statistic is taken for chi-squared
 LEAST_P = 0.0001  # digits of a smaller p value say nothing
 
 
@@ -44,18 +48,20 @@ class Ranks(NamedTuple):
     Arguments:
         metric: its name.
         unit: of the numbers that were ranked.
+        better: which way they are good.
         tasks: names of the N tasks.
         methods: names of the k methods, by average rank.
         ranks: of the methods on each task, (N, k).
         average: over the tasks, (k,).
         critical_difference: between average ranks, at the 5 % level.
-        p_value: of the Friedman test that all methods are alike; None where every task ties them all.
+        p_value: of the Friedman test that all methods are alike; None of fewer than five tasks, or if all tie them all.
         cliques: first and last position of the largest groups within a critical difference, of two or more methods.
         left_out: kind and name of the tasks and methods that were taken out, since not measured with all others.
     """
 
     metric: str
     unit: str
+    better: str
     tasks: list[str]
     methods: list[str]
     ranks: list[list[float]]
@@ -71,19 +77,24 @@ class Ranks(NamedTuple):
         Arguments:
             titles: of tasks and methods, by kind and name.
         """
-        text = f"{len(self.methods)} methods on {len(self.tasks)} tasks; two differ at the 5 % level if their average "
-        text += f"ranks differ by more than {rank_text(self.critical_difference)} (Nemenyi). "
-        if self.p_value is None:
-            text += "All methods tie on every task."
-        elif self.p_value < SIGNIFICANCE:
-            text += f"The Friedman test rejects that all are alike ({_p_text(self.p_value)})."
-        else:
-            text += (
-                f"The Friedman test does not reject that all are alike ({_p_text(self.p_value)}): no order is claimed."
-            )
+        text = f"{len(self.methods)} methods on {len(self.tasks)} tasks; {self._verdict()}"
         if self.left_out:
-            text += f" Left out, since not measured everywhere: {', '.join(titles[key] for key in self.left_out)}."
+            text += f" Left out, since not measured everywhere: {'; '.join(titles[key] for key in self.left_out)}."
         return text
+
+    def _verdict(self) -> str:
+        difference = rank_text(self.critical_difference)
+        if len(self.tasks) < MIN_TESTED:
+            return f"too few tasks for a test, no order is claimed (critical difference by Nemenyi: {difference})."
+        text = f"two differ at the 5 % level if their average ranks differ by more than {difference} (Nemenyi). "
+        if self.p_value is None:
+            return f"{text}All methods tie on every task."
+        if self.p_value < SIGNIFICANCE:
+            return f"{text}The Friedman test rejects that all are alike ({_p_text(self.p_value)})."
+        return (
+            f"{text}The Friedman test does not reject that all are alike ({_p_text(self.p_value)}): "
+            "no order is claimed."
+        )
 
 
 def critical_difference(num_methods: int, num_tasks: int, significance: float = SIGNIFICANCE) -> float:
@@ -131,9 +142,11 @@ def average_ranks(table: Table) -> Ranks | None:
         table: of one metric.
 
     Returns:
-        None if fewer than two tasks by three methods are left when holes are taken out, the emptiest task or method
-        first.
+        None if the metric only describes, or if fewer than two tasks by three methods are left when holes are taken
+        out, the emptiest task or method first.
     """
+    if table.metric in DESCRIPTIVE:
+        return None
     tasks, methods = _without_holes(table)
     if len(tasks) < MIN_TASKS or len(methods) < MIN_METHODS:
         return None
@@ -148,16 +161,23 @@ def average_ranks(table: Table) -> Ranks | None:
     return Ranks(
         metric=table.metric,
         unit=table.unit,
+        better=table.better,
         tasks=tasks,
         methods=[methods[k] for k in order],
         ranks=ranks.tolist(),
         average=average,
         critical_difference=difference,
-        p_value=float(friedmanchisquare(*ranks.T).pvalue) if (np.ptp(ranks, axis=1) > 0).any() else None,
+        p_value=_friedman(ranks),
         cliques=_cliques(average, difference),
         left_out=[("task", name) for name in table.tasks if name not in tasks]
         + [("method", name) for name in table.methods if name not in methods],
     )
+
+
+def _friedman(ranks: NDArray[np.float64]) -> float | None:
+    if len(ranks) < MIN_TESTED or not (np.ptp(ranks, axis=1) > 0).any():
+        return None
+    return float(friedmanchisquare(*ranks.T).pvalue)
 
 
 def _p_text(p_value: float) -> str:
@@ -167,7 +187,7 @@ def _p_text(p_value: float) -> str:
 def _without_holes(table: Table) -> tuple[list[str], list[str]]:
     """Takes out whichever task or method lacks the largest share of the others, until none lacks any."""
     tasks, methods = list(table.tasks), list(table.methods)
-    there = {pair for pair, entry in table.entries.items() if not any(lost.status == "parallel" for lost in entry.lost)}
+    there = {pair for pair, entry in table.entries.items() if not any(lost.status in NOT_TIMED for lost in entry.lost)}
     while tasks and methods:
         holes = {
             **{("method", name): sum((task, name) not in there for task in tasks) / len(tasks) for name in methods},

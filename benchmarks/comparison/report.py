@@ -14,12 +14,12 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks.comparison.bands import AXES, bands, broken
+from benchmarks.comparison.bands import AXES, Band, Broken, bands, broken
 from benchmarks.comparison.html_page import page_content, page_text
 from benchmarks.comparison.pictures import curves_picture, ranks_picture
 from benchmarks.comparison.ranks import Ranks, average_ranks
 from benchmarks.comparison.reading import Reading, read_cells
-from benchmarks.comparison.summaries import COSTS, Table, summarise
+from benchmarks.comparison.summaries import COSTS, DESCRIPTIVE, Table, summarise, units_of
 from benchmarks.comparison.tables import csv_text, long_rows, markdown_text, titles_of
 from pyro_dgm.files import replace_atomically
 from pyro_dgm.plotting import save_figure
@@ -80,17 +80,21 @@ def _draw(reading: Reading, tables: list[Table], ranks: list[Ranks], folder: Pat
     """The curves of the quality that most tasks have, and the ranks over most tasks; costs are not ranked."""
     titles = titles_of(reading.cells)
     lines, ended, paths = bands(reading.cells), broken(reading.cells), []
-    qualities = dict.fromkeys([table.metric for table in tables] + [band.metric for band in lines])
+    drawn: list[Band | Broken] = [*lines, *ended]
+    qualities = dict.fromkeys([table.metric for table in tables] + [line.metric for line in drawn])
     for axis in AXES:
         tasks = {
-            metric: len({band.task for band in lines if (band.metric, band.axis) == (metric, axis)})
+            metric: len({line.task for line in drawn if (line.metric, line.axis) == (metric, axis)})
             for metric in qualities
+            if metric not in DESCRIPTIVE
         }
         if not any(tasks.values()):
             continue
         metric = max(tasks, key=lambda name: tasks[name])
         word = {"step": "steps", "seconds": "seconds"}[axis]
-        paths.append(save_figure(curves_picture(lines, ended, titles, metric, axis), folder / f"{name}-{word}.png"))
+        units = {task: unit for task, (unit, _) in units_of(metric, tables).items()}
+        figure = curves_picture(lines, ended, titles, units, metric, axis)
+        paths.append(save_figure(figure, folder / f"{name}-{word}.png"))
     ranked = [found for found in ranks if found.metric not in COSTS]
     if ranked:
         widest = max(ranked, key=lambda found: (len(found.tasks), len(found.methods)))

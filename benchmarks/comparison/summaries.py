@@ -1,18 +1,24 @@
 """Numbers over seeds: for each metric, task and method the mean with its standard error, and what was lost and why."""
 
 __all__ = [
+    "DESCRIPTIVE",
+    "NOT_TIMED",
     "Entry",
     "Lost",
     "Table",
     "budgets_of",
+    "direction_of",
+    "heading_of",
     "metrics_of",
     "number_text",
     "score",
     "summarise",
     "title_of",
+    "units_of",
     "why_lost",
 ]
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -32,7 +38,8 @@ TITLES = {
     "c2st": "classifier two-sample test",
     "gradient_variance": "gradient variance",
     "snr": "gradient signal-to-noise",
-    "ess": "effective sample size",
+    "ess": "effective sample size of importance weights",
+    "chain_ess": "effective sample size of the chain",
     "pareto_k": "Pareto k",
     "steps_to_quality": "steps to the stated quality",
     "seconds_to_quality": "seconds to the stated quality",
@@ -46,7 +53,13 @@ TITLES = {
 """What metrics are called for people, in the order of the tables; any other comes last by its own name."""
 TIMES = {"seconds_to_quality", "seconds_per_step", "time_ratio"}
 COSTS = {*TIMES, "peak_memory"}
+DESCRIPTIVE = {"gradient_variance", "snr", "high_quality"}
+"""Metrics that describe, by which nobody is better: gradients are taken where each method has come to, of a guide and a
+bound of its own, and of high-quality draws a perfect generator has fewer than one that is too sharp."""
+DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "zero": "nearer to zero is better"}
+NOT_TIMED = {"parallel", "untimed"}
 SIGNIFICANCE = 0.05
+MIN_SEEDS = 3  # of two the deviation is hardly known, and Welch's test tells next to nothing apart
 
 
 class Lost(NamedTuple):
@@ -54,7 +67,8 @@ class Lost(NamedTuple):
 
     Arguments:
         seed: which.
-        status: of its cell, or ``"parallel"`` for a time of one that is done but ran beside others.
+        status: of its cell, or of one that is done ``"parallel"`` for a time where it ran beside others, and
+            ``"untimed"`` where the timing beside the reference failed.
         reason: in a line.
         meaning: of the number that is not there.
     """
@@ -74,7 +88,7 @@ class Entry(NamedTuple):
         lost: the seeds without.
         mean: over the seeds with a number; None where there is none.
         error: standard error of the mean over seeds, sd / sqrt(n); None for fewer than two.
-        is_best: no method of the task, all of whose seeds gave a number, is better beyond uncertainty.
+        is_best: neither it nor any that is better by its mean is told from the best of the task.
     """
 
     cells: list[Cell]
@@ -110,13 +124,29 @@ def title_of(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " "))
 
 
+def direction_of(metric: str, better: str) -> str:
+    """Which way a metric is good, in words; ``"not ranked"`` for one that describes."""
+    return "not ranked" if metric in DESCRIPTIVE else DIRECTIONS[better]
+
+
+def heading_of(metric: str, unit: str, better: str) -> str:
+    """Title, unit and direction, by which the tables of one metric are told apart.
+
+    >>> heading_of("kl", "nats", "lower")
+    'KL divergence (nats; lower is better)'
+    """
+    return f"{title_of(metric)} ({'; '.join(text for text in (unit, direction_of(metric, better)) if text)})"
+
+
 def metrics_of(cell: Cell) -> dict[str, Metric]:
     """The metrics of a cell with what it cost: time per step as a ratio, peak memory."""
     found = dict(cell.metrics)
     if cell.reference is not None:
-        method, blocks = cell.reference["method"], cell.reference["blocks"]
-        meaning = f"median time of a step over that of {method}, interleaved in the same job; {blocks} blocks of each"
-        found["time_ratio"] = Metric(cell.reference["ratio"], f"times {method}", "lower", meaning)
+        method, ratio = cell.reference["method"], cell.reference["ratio"]
+        meaning = f"median time of a step over that of {method}, interleaved in the same job"
+        why = cell.reference.get("reason") if ratio is None else None
+        meaning = why or f"{meaning}; {cell.reference['blocks']} blocks of each"
+        found["time_ratio"] = Metric(ratio, f"times {method}", "lower", meaning)
     if cell.peak_memory_mb is not None:
         found["peak_memory"] = Metric(cell.peak_memory_mb, "MB", "lower", "of the whole process of the cell")
     return found
@@ -153,6 +183,15 @@ def summarise(cells: Sequence[Cell]) -> list[Table]:
     return [_table(key, measured[key], cells) for key in ranked]
 
 
+def units_of(metric: str, tables: Iterable[Table]) -> dict[str, tuple[str, str]]:
+    """Unit and direction of a metric on each task; of a task in two tables that of the first."""
+    found: dict[str, tuple[str, str]] = {}
+    for table in tables:
+        for task in table.tasks if table.metric == metric else ():
+            found.setdefault(task, (table.unit, table.better))
+    return found
+
+
 def budgets_of(cells: Iterable[Cell]) -> dict[str, str]:
     """The budget of each task, such as ``"2000 steps"``.
 
@@ -178,6 +217,8 @@ def why_lost(name: str, metric: Metric | None, cell: Cell) -> Lost | None:
         return Lost(cell.seed, "done", "not measured")
     if name in TIMES and not cell.is_sequential:
         return Lost(cell.seed, "parallel", "not timed: ran beside other cells", metric.meaning)
+    if name == "time_ratio" and metric.value is None:
+        return Lost(cell.seed, "untimed", "not timed", metric.meaning)
     if metric.value is None:
         word = "not reached" if name.endswith("_to_quality") else "no finite number"
         return Lost(cell.seed, "done", word, metric.meaning)
@@ -215,7 +256,8 @@ def _table(key: tuple[str, str, str], measured: set[tuple[str, str]], cells: Seq
         if pair in measured or (pair not in done and (pair[1] in has or pair[1] not in lacks))
     }
     for task in tasks:
-        _mark_best(entries, task, key[2])
+        if key[0] not in DESCRIPTIVE:
+            _mark_best(entries, task, key[2])
     return Table(*key, sorted(tasks), sorted({method for _, method in entries}), entries)
 
 
@@ -236,18 +278,20 @@ def _entry(key: tuple[str, str, str], cells: Iterable[Cell]) -> Entry:
 
 
 def _mark_best(entries: dict[tuple[str, str], Entry], task: str, better: str) -> None:
-    """Marks whom Welch's test does not tell from the best; who lost a seed, or has one only, takes no part."""
+    """Marks the best and those after it, up to the first whom Welch's test tells from it.
+
+    Who lost a seed, or has fewer than three, takes no part.
+    """
     scores = {
         pair: [score(value, better) for value in entry.values]
         for pair, entry in entries.items()
-        if pair[0] == task and len(entry.values) > 1 and not entry.lost
+        if pair[0] == task and len(entry.values) >= MIN_SEEDS and not entry.lost
     }
     if len(scores) < 2:
         return
-    best = max(scores.values(), key=statistics.fmean)
-    for pair, found in scores.items():
-        if not _is_worse(found, best):
-            entries[pair] = entries[pair]._replace(is_best=True)
+    order = sorted(scores, key=lambda pair: -statistics.fmean(scores[pair]))
+    for pair in itertools.takewhile(lambda pair: not _is_worse(scores[pair], scores[order[0]]), order):
+        entries[pair] = entries[pair]._replace(is_best=True)
 
 
 def _is_worse(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -1,6 +1,6 @@
 """The long CSV, a line for each cell and metric, and the Markdown tables, one for each metric."""
 
-__all__ = ["DIRECTIONS", "count_text", "csv_text", "long_rows", "markdown_text", "protocol_rows", "titles_of"]
+__all__ = ["count_text", "csv_text", "long_rows", "markdown_text", "protocol_rows", "titles_of"]
 
 import csv
 import io
@@ -12,15 +12,23 @@ from typing import Any
 from benchmarks.comparison.cells import Cell, Metric
 from benchmarks.comparison.ranks import Ranks, rank_text
 from benchmarks.comparison.reading import Reading
-from benchmarks.comparison.summaries import Entry, Lost, Table, budgets_of, metrics_of, number_text, title_of
+from benchmarks.comparison.summaries import (
+    Entry,
+    Lost,
+    Table,
+    budgets_of,
+    heading_of,
+    metrics_of,
+    number_text,
+    title_of,
+)
 from benchmarks.protocol import markdown_table
 
-DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "zero": "nearer to zero is better"}
 WIDTH = 48  # characters of a reason inside a table
 LEGEND = (
-    "Mean over seeds ± standard error over seeds, sd / sqrt(n). **Bold**: not told from the task's best by Welch's "
-    "test at 5 %; who lost a seed or has one only is not marked, and takes no part. The errors of single numbers, and "
-    "the protocol of each, are in the CSV."
+    "Mean over seeds ± standard error over seeds, sd / sqrt(n). **Bold**: the task's best and those after it, up to "
+    "the first that Welch's test at 5 % tells from it; marks need three seeds, and who lost one takes no part. The "
+    "errors of single numbers, and the protocol of each, are in the CSV."
 )
 
 
@@ -66,8 +74,7 @@ def markdown_text(reading: Reading, tables: Sequence[Table], ranks: Sequence[Ran
     lines += [f"{count_text(reading)} The numbers: [{name}.csv]({name}.csv); to sort: [{name}.html]({name}.html).", ""]
     lines += [LEGEND, ""]
     for table in tables:
-        units = _escaped("; ".join(text for text in (table.unit, DIRECTIONS[table.better]) if text))
-        lines += [f"## {_escaped(title_of(table.metric))} ({units})", ""]
+        lines += [f"## {_escaped(heading_of(table.metric, table.unit, table.better))}", ""]
         lines += [*_meanings(table), *_grid(table, cells), ""]
     protocol = [[_escaped(text) for text in row] for row in protocol_rows(cells)]
     lines += _ranks(ranks, cells) + _failures(reading, tables)
@@ -178,7 +185,7 @@ def _meanings(table: Table) -> list[str]:
             found.setdefault(metrics_of(cell)[table.metric].meaning, {})[cell.title["method"]] = None
     if len(found) < 2:
         return [*(_escaped(meaning) + "." for meaning in found), ""]
-    return [*(f"- {_escaped(meaning)}: {_escaped(', '.join(methods))}." for meaning, methods in found.items()), ""]
+    return [*(f"- {_escaped(meaning)}: {_escaped('; '.join(methods))}." for meaning, methods in found.items()), ""]
 
 
 def _grid(table: Table, cells: Sequence[Cell]) -> list[str]:
@@ -217,7 +224,7 @@ def _ranks(ranks: Sequence[Ranks], cells: Sequence[Cell]) -> list[str]:
         return [*lines, "No metric has two tasks by three methods in common.", ""]
     for found in ranks:
         lines += [
-            f"### {_escaped(title_of(found.metric))} ({_escaped(found.unit)})",
+            f"### {_escaped(heading_of(found.metric, found.unit, found.better))}",
             "",
             _escaped(found.sentence(titles_of(cells))),
             "",
@@ -239,7 +246,7 @@ def _failures(reading: Reading, tables: Sequence[Table]) -> list[str]:
     ]
     for table in tables:
         for (task, method), entry in sorted(table.entries.items()):
-            lost = [one for one in entry.lost if one.status == "done"]
+            lost = [one for one in entry.lost if one.status in ("done", "untimed")]
             found += [(task, method, one.seed, "done", _without(table, one)) for one in lost]
     titles = _escaped_titles(reading.cells)
     rows = [

@@ -158,9 +158,10 @@ def _gone_wrong(found: dict[str, Any]) -> dict[str, Any]:
         return found | lost | {"status": "failed", "reason": NASTY, "curve": []}
     if where == ("eight-schools", "pyro-renyi", 1):
         reason = "FloatingPointError: the loss is nan at step 800; sites tau, theta"
-        return found | lost | {"status": "failed", "reason": reason, "curve": found["curve"][:9]}
+        so_far = {"bound": found["metrics"]["bound"]}
+        return found | lost | {"status": "failed", "reason": reason, "curve": found["curve"][:9], "metrics": so_far}
     if where == ("digits", "pyro-renyi", 2):
-        return found | lost | {"status": "killed", "reason": "over its limit of 60 s", "curve": found["curve"][:13]}
+        return found | lost | {"status": "killed", "reason": "over its limit of 60 s", "curve": []}
     if where == ("ppca", "pyro-trace", 0):
         found["metrics"]["gradient_variance"]["value"] = None
         found["curve"][3]["bound"] = None

@@ -12,7 +12,7 @@ from benchmarks.comparison import report
 from benchmarks.comparison.cells import Cell
 from benchmarks.comparison.ranks import average_ranks
 from benchmarks.comparison.reading import read_cells
-from benchmarks.comparison.summaries import summarise, title_of
+from benchmarks.comparison.summaries import heading_of, summarise
 from benchmarks.comparison.tables import titles_of
 from comparison.fixtures import METHODS, NASTY, STEPS, TASKS, cell, metric, write, write_grid
 
@@ -152,7 +152,7 @@ def assert_ranks_are_those_of(page: webdriver.Chrome, cells: list[Cell]) -> None
     found = [ranks for ranks in map(average_ranks, summarise(cells)) if ranks is not None]
     assert len(found) >= 5
     for ranks in found:
-        title = title_of(ranks.metric) + (f" ({ranks.unit})" if ranks.unit else "")
+        title = heading_of(ranks.metric, ranks.unit, ranks.better)
         Select(one(page, "#ranks-metric")).select_by_visible_text(title)
         shown = page.execute_script(
             "const plot = document.querySelector('svg.ranks');"
@@ -291,7 +291,7 @@ def test_curves_are_drawn_in_the_colours_of_the_legend(page):
     )
     assert all(path.count("L") >= 17 and not re.search("NaN|Infinity|undefined", path) for path in paths)
     broken = page.find_elements(By.CSS_SELECTOR, "svg.curves path.broken")
-    assert len(broken) == 4  # two cells, against steps and seconds
+    assert len(broken) == 2  # one cell, against steps and seconds; who was killed left no curve
     colours = page.execute_script(
         "const of = (node) => [getComputedStyle(node).stroke, node.getAttribute('stroke-dasharray') || ''].join();"
         "const keys = [...document.querySelectorAll('#legend line')].map(of);"
@@ -360,8 +360,8 @@ def test_ranks_are_of_what_the_filters_leave(page, cells):
 
 
 def test_ranks_of_many_methods_can_be_read(browser, tmp_path):
-    """Forty methods with long names, ties, failures, one that was not timed, and two tasks on which all tie."""
-    metrics = {"bound": 31, "ess": 5, "kl": 7, "snr": 3, "mmd": 100, "seconds_per_step": 9}
+    """Forty methods with long names, ties, failures, one that was not timed, and five tasks on which all tie."""
+    metrics = {"bound": 31, "ess": 5, "kl": 7, "c2st": 3, "mmd": 100, "seconds_per_step": 9}
     cells = [
         cell(
             task,
@@ -370,11 +370,11 @@ def test_ranks_of_many_methods_can_be_read(browser, tmp_path):
             protocol={"data": task, "parallel": k == 5},
             title={"task": task, "method": f"method {k:02} with a name that is as long as they come"},
             metrics={
-                name: metric(0.0 if task in "cd" else k * (k + seed) % spread, None, "", "higher", "m")
+                name: metric(0.0 if task in "cdefg" else k * (k + seed) % spread, None, "", "higher", "m")
                 for name, spread in metrics.items()
             },
         )
-        for task in "abcd"
+        for task in "abcdefg"
         for k in range(40)
         for seed in range(2)
     ]
@@ -394,8 +394,43 @@ def test_ranks_of_many_methods_can_be_read(browser, tmp_path):
         )
         assert overlaps == 0
     leave_out(browser, "tasks", "a", "b")
-    assert_ranks_are_those_of(browser, [cell for cell in read_cells(folder).cells if cell.task in "cd"])
+    assert_ranks_are_those_of(browser, [cell for cell in read_cells(folder).cells if cell.task in "cdefg"])
     assert "All methods tie on every task." in one(browser, "#ranks-sentence").text
+
+
+def test_what_only_describes_is_not_ranked_and_units_are_told_apart(browser, tmp_path):
+    def found(unit, value):
+        variance = metric(value, None, "nats²", "lower", "of the gradient")
+        return {"bound": metric(-value, 0.01, unit, "higher", "ELBO"), "gradient_variance": variance}
+
+    units = dict.fromkeys("ab", "nats") | dict.fromkeys("cd", "nats per datum")
+    cells = [
+        cell(task, f"m{k}", seed, metrics=found(unit, k + 0.1 * seed), curve=[{"step": 1, "seconds": 1.0, "bound": -k}])
+        for task, unit in units.items()
+        for k in range(3)
+        for seed in range(3)
+    ]
+    report.main(["--runs", str(write(tmp_path / "runs", *cells)), "--results", str(tmp_path)])
+    show(browser, 1400)
+    browser.get((tmp_path / "comparison.html").as_uri())
+    bounds = [f"bound ({unit}; higher is better)" for unit in ("nats", "nats per datum")]
+    assert texts(browser, "#summary-metric option") == [*bounds, "gradient variance (nats²; not ranked)"]
+    assert texts(browser, "#ranks-metric option") == bounds
+    assert texts(browser, "#curves-metric option") == ["bound (nats)", "bound (nats per datum)"]
+    assert texts(browser, "#plots h3") == ["the a", "the b"]
+    Select(one(browser, "#curves-metric")).select_by_visible_text("bound (nats per datum)")
+    assert texts(browser, "#plots h3") == ["the c", "the d"]
+    assert len(texts(browser, "#summary-table .best")) == 2
+    Select(one(browser, "#summary-metric")).select_by_index(2)
+    assert texts(browser, "#summary-table .best") == []
+    assert "not ranked" in one(browser, "#summary-meaning").text
+
+
+def test_a_cell_that_failed_has_a_row_for_its_reason_beside_its_numbers(page):
+    one(page, "#search").send_keys("nan at step")
+    found = texts(page, "#numbers-table td:nth-child(4)")
+    assert found[1:] == ["FloatingPointError: the loss is nan at step 800; sites tau, theta"]
+    assert texts(page, "#numbers-table td:nth-child(7)") == ["failed", "failed"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,16 +8,17 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.stats import ttest_ind
 
 from benchmarks.comparison import report
 from benchmarks.comparison.bands import bands, broken
 from benchmarks.comparison.html_page import page_content, page_text
-from benchmarks.comparison.pictures import curves_picture
+from benchmarks.comparison.pictures import curves_picture, ranks_picture
 from benchmarks.comparison.ranks import average_ranks, critical_difference
 from benchmarks.comparison.reading import read_cells
-from benchmarks.comparison.summaries import number_text, summarise
-from benchmarks.comparison.tables import long_rows, protocol_rows, titles_of
+from benchmarks.comparison.summaries import number_text, summarise, title_of
+from benchmarks.comparison.tables import LEGEND, long_rows, protocol_rows, titles_of
 from comparison.fixtures import NASTY, cell, metric, write, write_grid
 from contracts import refuses
 
@@ -113,6 +114,29 @@ def test_best_is_whom_a_test_by_welch_does_not_tell_from_the_best(tmp_path):
     assert ttest_ind(values["best"], values["far"], equal_var=False).pvalue < 0.05
 
 
+def test_marks_need_three_seeds(tmp_path):
+    """Two seeds that scatter widely are not told from the best, and say as little for it."""
+    values = {"best": (1.0, 1.1), "worst": (-9.0, 5.0)}
+    cells = [cell("t", name, s, metrics=bound(v)) for name, found in values.items() for s, v in enumerate(found)]
+    (table,) = summarise(read_cells(write(tmp_path, *cells)).cells)
+    assert not any(entry.is_best for entry in table.entries.values())
+    assert "marks need three seeds" in LEGEND
+
+
+def test_marks_end_at_the_first_that_is_told_from_the_best(tmp_path):
+    """The noisy one is worst by its mean, but for its noise not told from the best."""
+    values = {
+        "best": (1.0, 1.1, 0.9),
+        "near": (0.9, 1.0, 0.8),
+        "told": (0.1, 0.11, 0.09),
+        "noisy": (-9.0, 0.0, 6.0),
+    }
+    assert ttest_ind(values["best"], values["noisy"], equal_var=False).pvalue > 0.05
+    cells = [cell("t", name, s, metrics=bound(v)) for name, found in values.items() for s, v in enumerate(found)]
+    (table,) = summarise(read_cells(write(tmp_path, *cells)).cells)
+    assert {method for (_, method), entry in table.entries.items() if entry.is_best} == {"best", "near"}
+
+
 @pytest.mark.parametrize(("better", "expected"), [("higher", "c"), ("lower", "a"), ("zero", "b")])
 def test_best_follows_the_direction(tmp_path, better, expected):
     values = {"a": -3.0, "b": 0.5, "c": 2.0}
@@ -126,7 +150,7 @@ def test_best_follows_the_direction(tmp_path, better, expected):
 
 
 def test_equal_seeds_are_told_apart_without_a_test(tmp_path):
-    cells = [cell("t", name, s, metrics=bound(v)) for name, v in (("a", 1.0), ("b", 0.9), ("c", 1.0)) for s in (0, 1)]
+    cells = [cell("t", name, s, metrics=bound(v)) for name, v in (("a", 1.0), ("b", 0.9), ("c", 1.0)) for s in range(3)]
     (table,) = summarise(read_cells(write(tmp_path, *cells)).cells)
     assert {method for (_, method), entry in table.entries.items() if entry.is_best} == {"a", "c"}
 
@@ -197,6 +221,56 @@ def test_one_metric_in_two_units_is_two_tables(tmp_path):
     assert {table.unit: table.tasks for table in tables} == {"nats per datum": ["t"], "nats per sequence": ["u"]}
 
 
+def test_units_stay_apart_in_headings_ranks_curves_and_pictures(tmp_path):
+    def curve(value):
+        return [{"step": step, "seconds": step / 10, "bound": value - 1 / step} for step in (1, 2, 3)]
+
+    units = dict.fromkeys("tu", "nats") | dict.fromkeys("vw", "nats per datum")
+    cells = [
+        cell(task, f"m{k}", 0, metrics={"bound": metric(-k, None, unit, "higher", "m")}, curve=curve(-k))
+        for task, unit in units.items()
+        for k in range(3)
+    ]
+    cells.append(failed("x", "m0", 0) | {"curve": curve(0)})
+    reading = read_cells(write(tmp_path / "runs", *cells))
+    tables = summarise(reading.cells)
+    ranks = [found for found in map(average_ranks, tables) if found is not None]
+    content = page_content(reading, tables, ranks)
+    curves = {one["unit"]: [content["tasks"][k]["name"] for k in one["tasks"]] for one in content["curves"]}
+    assert curves == {"nats": ["t", "u"], "nats per datum": ["v", "w"], "": ["x"]}
+    report.write_report(reading, tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    for unit in ("nats", "nats per datum"):
+        assert text.count(f"# bound ({unit}; higher is better)\n") == 2  # of the table and of the ranks
+    lines = (bands(reading.cells), broken(reading.cells), titles_of(reading.cells))
+    mixed = curves_picture(*lines, units, "bound", "step")
+    assert [panel.get_ylabel() for panel in mixed.axes[:5]] == ["nats", "nats", "nats per datum", "nats per datum", ""]
+    alike = curves_picture(*lines, dict.fromkeys("tuvwx", "nats"), "bound", "step")
+    assert alike.get_supylabel() == "bound (nats)"
+    assert "(nats)" in ranks_picture(ranks[0], titles_of(reading.cells)).axes[0].get_title()
+
+
+def test_directions_stay_apart_in_the_headings_of_ranks(tmp_path):
+    cells = [
+        cell(task, f"m{k}", 0, metrics={"log_evidence": metric(k, None, "nats", better, "m")})
+        for task, better in (("t", "higher"), ("u", "higher"), ("v", "zero"), ("w", "zero"))
+        for k in range(3)
+    ]
+    report.write_report(read_cells(write(tmp_path / "runs", *cells)), tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "### log p(x) (nats; higher is better)" in text
+    assert "### log p(x) (nats; nearer to zero is better)" in text
+
+
+def test_titles_with_commas_are_told_apart_in_meanings(tmp_path):
+    title = {"task": "t", "method": "IWAE, K = 5"}
+    cells = [cell("t", "a", 0, metrics=bound(-1.0)), cell("t", "b", 0, title=title)]
+    cells += [cell("t", "c", 0, metrics={"bound": metric(-1.0, 0.01, "nats per datum", "higher", "another bound")})]
+    report.write_report(read_cells(write(tmp_path / "runs", *cells)), tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "- ELBO, a lower bound: the a; IWAE, K = 5." in text
+
+
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
@@ -222,36 +296,119 @@ def test_the_critical_difference_is_that_of_the_table_by_demsar():
 
 
 def test_ranks_are_of_medians_over_seeds_with_ties_shared_and_failures_last(tmp_path):
-    """On t: a = b tie for 1.5, c 3, d failed 4; on u: a 1, b 2, d 3 by the median of (5, 5, failed), c 4."""
-    values = {
-        "t": {"a": (9.0, 9.0, 1.0), "b": (9.0, 9.0, 8.0), "c": (7.0, 7.0, 99.0)},
-        "u": {"a": (9.0,) * 3, "b": (8.0,) * 3, "c": (4.0,) * 3, "d": (5.0, 5.0)},
-    }
+    """On t and v: a = b tie for 1.5, c 3, d failed 4; on the others: a 1, b 2, d 3, the median of 5, 5, failed, c 4."""
+    tied = {"a": (9.0, 9.0, 1.0), "b": (9.0, 9.0, 8.0), "c": (7.0, 7.0, 99.0)}
+    apart = {"a": (9.0,) * 3, "b": (8.0,) * 3, "c": (4.0,) * 3, "d": (5.0, 5.0)}
+    values = {task: tied if task in "tv" else apart for task in "tuvwx"}
     cells = [
         cell(task, method, seed, metrics=bound(value))
         for task, methods in values.items()
         for method, found in methods.items()
         for seed, value in enumerate(found)
     ]
-    cells += [failed("u", "d", 2), *(failed("t", "d", seed) for seed in range(3))]
+    cells += [failed(task, "d", 2) for task in "uwx"] + [failed(task, "d", seed) for task in "tv" for seed in range(3)]
     (table,) = summarise(read_cells(write(tmp_path, *cells)).cells)
     ranks = average_ranks(table)
     assert ranks is not None
     assert dict(zip(ranks.methods, np.array(ranks.ranks).T.tolist(), strict=True)) == {
-        "a": [1.5, 1.0],
-        "b": [1.5, 2.0],
-        "c": [3.0, 4.0],
-        "d": [4.0, 3.0],
+        "a": [1.5, 1.0, 1.5, 1.0, 1.0],
+        "b": [1.5, 2.0, 1.5, 2.0, 2.0],
+        "c": [3.0, 4.0, 3.0, 4.0, 4.0],
+        "d": [4.0, 3.0, 4.0, 3.0, 3.0],
     }
-    assert dict(zip(ranks.methods, ranks.average, strict=True)) == {"a": 1.25, "b": 1.75, "c": 3.5, "d": 3.5}
-    n, k = 2, 4  # Friedman's statistic by hand, corrected for the one tie of two: 1 - (8 - 2) / (N k (k^2 - 1))
+    assert dict(zip(ranks.methods, ranks.average, strict=True)) == {"a": 1.2, "b": 1.8, "c": 3.6, "d": 3.4}
+    n, k = 5, 4  # Friedman's statistic by hand, corrected for two ties of two: 1 - 2 (8 - 2) / (N k (k^2 - 1))
     statistic = 12 * n / (k * (k + 1)) * (sum(r * r for r in ranks.average) - k * (k + 1) ** 2 / 4)
-    statistic /= 1 - 6 / (n * k * (k * k - 1))
+    statistic /= 1 - 12 / (n * k * (k * k - 1))
     survival = math.erfc(math.sqrt(statistic / 2)) + math.sqrt(2 * statistic / math.pi) * math.exp(-statistic / 2)
     assert ranks.p_value == pytest.approx(survival)  # chi-squared with three degrees of freedom
-    assert ranks.cliques == [(0, 3)]
-    assert ranks.critical_difference == pytest.approx(2.569 * math.sqrt(20 / 12), rel=1e-3)
-    assert "no order is claimed" in ranks.sentence(titles_of(read_cells(tmp_path).cells))
+    assert ranks.cliques == [(0, 1), (1, 3)]
+    assert ranks.critical_difference == pytest.approx(2.569 * math.sqrt(20 / 30), rel=1e-3)
+    assert "rejects that all are alike" in ranks.sentence(titles_of(read_cells(tmp_path).cells))
+
+
+@pytest.mark.parametrize(("num_tasks", "is_tested"), [(4, False), (5, True)])
+def test_fewer_than_five_tasks_are_too_few_for_a_test(tmp_path, num_tasks, is_tested):
+    cells = [cell(f"t{k}", name, 0, metrics=bound(v)) for k in range(num_tasks) for v, name in enumerate("abc")]
+    reading = read_cells(write(tmp_path, *cells))
+    ranks = average_ranks(*summarise(reading.cells))
+    assert ranks is not None
+    assert (ranks.p_value is not None) == is_tested
+    sentence = ranks.sentence(titles_of(reading.cells))
+    assert ("too few tasks for a test" in sentence) != is_tested
+    assert ("Friedman" in sentence) == is_tested
+
+
+@pytest.mark.parametrize("name", ["gradient_variance", "snr", "high_quality"])
+def test_what_only_describes_is_neither_marked_nor_ranked(tmp_path, name):
+    cells = [
+        cell(task, f"m{k}", seed, metrics={name: metric(k + 0.1 * seed, None, "u", "higher", "m")})
+        for task in "tuvwx"
+        for k in range(3)
+        for seed in range(3)
+    ]
+    reading = read_cells(write(tmp_path / "runs", *cells))
+    (table,) = summarise(reading.cells)
+    assert not any(entry.is_best for entry in table.entries.values())
+    assert average_ranks(table) is None
+    report.write_report(reading, tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "(u; not ranked)\n" in text
+    assert "higher is better" not in text
+    assert "No metric has two tasks by three methods in common." in text
+    content = page_content(reading, [table], [])
+    assert content["ranked"] == []
+    assert {content["tables"][0]["direction"], content["kinds"][0]["direction"]} == {"not ranked"}
+
+
+def test_a_timing_that_failed_is_listed_with_its_reason_and_not_ranked_worst(tmp_path):
+    def timed(ratio):
+        why = {"blocks": None, "reason": "MemoryError: beside pyro"} if ratio is None else {"blocks": 15}
+        return {"method": "pyro", "ratio": ratio, **why}
+
+    ratios = {"a": 1.0, "b": 2.0, "c": 3.0, "d": None}
+    cells = [cell(task, name, 0, reference=timed(ratio)) for task in "tu" for name, ratio in ratios.items()]
+    reading = read_cells(write(tmp_path / "runs", *cells))
+    table = next(table for table in summarise(reading.cells) if table.metric == "time_ratio")
+    ranks = average_ranks(table)
+    assert ranks is not None
+    assert ranks.left_out == [("method", "d")]
+    report.write_report(reading, tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "| the t | the d | 0 | done | time per step, ratio: not timed (MemoryError: beside pyro) |" in text
+
+
+def test_the_two_effective_sample_sizes_stand_beside_each_other_by_titles_of_their_own(tmp_path):
+    share = metric(0.5, None, "share", "higher", "m")
+    found = bound(-1.0) | {"a_new_one": share, "chain_ess": share, "pareto_k": share, "ess": share}
+    tables = summarise(read_cells(write(tmp_path, cell("t", "a", 0, metrics=found))).cells)
+    assert [title_of(table.metric) for table in tables] == [
+        "bound",
+        "effective sample size of importance weights",
+        "effective sample size of the chain",
+        "Pareto k",
+        "a new one",
+    ]
+
+
+def test_what_never_shows_the_metric_is_not_measured_rather_than_lost(tmp_path):
+    reached = {"steps_to_quality": metric(100.0, None, "steps", "lower", "to -1 nats")}
+    never = {"steps_to_quality": metric(None, None, "steps", "lower", "to -1 nats")}
+    cells = [cell(task, name, 0, metrics=bound(-1.0) | reached) for task in "tu" for name in "abc"]
+    cells += [cell(task, "late", 0, metrics=bound(-2.0) | never) for task in "tu"]
+    sampler = {"mean_error": metric(0.1, None, "true sd", "lower", "m")}
+    cells += [cell("t", "sampler", 0, metrics=sampler), cell("u", "sampler", 0, metrics=sampler)]
+    cells += [failed("u", "sampler", 1)]
+    reading = read_cells(write(tmp_path / "runs", *cells))
+    table = next(table for table in summarise(reading.cells) if table.metric == "steps_to_quality")
+    assert {method for _, method in table.entries} == {"a", "b", "c", "late"}
+    ranks = average_ranks(table)
+    assert ranks is not None
+    assert ranks.methods == ["a", "b", "c", "late"]
+    report.write_report(reading, tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert text.count("steps to the stated quality: not reached") == 2
+    assert "not measured" not in text.split("## Failures")[1]
 
 
 def test_what_is_not_measured_everywhere_is_left_out_of_the_ranks_by_name(grid):
@@ -284,13 +441,54 @@ def test_bands_are_the_median_and_range_over_seeds_where_all_were_looked_at(tmp_
 def test_a_picture_of_no_curve_is_refused(grid):
     cells = read_cells(grid).cells
     with refuses(ValueError, "at least one curve", "'ess'"):
-        curves_picture(bands(cells), broken(cells), titles_of(cells), "ess", "step")
+        curves_picture(bands(cells), broken(cells), titles_of(cells), {}, "ess", "step")
+
+
+def test_a_failed_cell_leaves_a_broken_curve_and_no_number_and_a_killed_one_leaves_none(grid):
+    cells = read_cells(grid).cells
+    ended = [cell for cell in cells if cell.curve and cell.status != "done"]
+    assert [(cell.task, cell.method, cell.seed) for cell in ended] == [("eight-schools", "pyro-renyi", 1)]
+    assert ended[0].protocol
+    assert ended[0].metrics["bound"].value is not None
+    assert [(line.task, line.method, line.seed, len(line.x)) for line in broken(cells) if line.metric == "bound"] == [
+        ("eight-schools", "pyro-renyi", 1, 9)
+    ] * 2
+    entry = next(table for table in summarise(cells) if table.metric == "bound").entries["eight-schools", "pyro-renyi"]
+    assert len(entry.values) == 2
+    assert [(lost.seed, lost.status) for lost in entry.lost] == [(1, "failed")]
+    killed = [cell for cell in cells if cell.status == "killed"]
+    assert [(bool(cell.protocol), cell.curve) for cell in killed] == [(True, [])]
+
+
+def test_a_picture_of_many_tasks_and_methods_holds_all_and_nothing_overlaps(tmp_path):
+    cells = [
+        cell(
+            f"t{task:02}",
+            f"m{k:02}",
+            0,
+            title={"task": f"task {task} of a name in several words", "method": f"method {k}, K = 5, reparameterised"},
+            curve=[{"step": step, "bound": k - 10 / step} for step in (1, 10, 100)],
+        )
+        for task in range(15)
+        for k in range(25)
+    ]
+    cells = read_cells(write(tmp_path, *cells)).cells
+    figure = curves_picture(bands(cells), broken(cells), titles_of(cells), {}, "bound", "step")
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 25
+    boxes = [text.get_window_extent() for text in legend.get_texts()]
+    boxes += [panel.title.get_window_extent() for panel in figure.axes]
+    boxes += [panel.get_window_extent() for panel in figure.axes]
+    assert len({panel.get_window_extent().x0 for panel in figure.axes}) == 3
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= figure.bbox.y0 for box in boxes)
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
 
 
 def test_a_failed_curve_is_pictured_whole_when_it_is_alone(tmp_path):
     curve = [{"step": 1, "seconds": 1.0, "bound": -50.0}, {"step": 2, "seconds": 2.0, "bound": -40.0}]
     cells = read_cells(write(tmp_path, failed("t", "a", 0) | {"curve": curve})).cells
-    figure = curves_picture(bands(cells), broken(cells), titles_of(cells), "bound", "step")
+    figure = curves_picture(bands(cells), broken(cells), titles_of(cells), {}, "bound", "step")
     low, high = figure.axes[0].get_ylim()
     assert low < -50.0
     assert high > -40.0

@@ -33,7 +33,7 @@ function drawCurves() {
   const curve = data.curves[byId("curves-metric").value || 0];
   const pairs = new Set([...keptCells].map((index) => `${data.cells[index].task} ${data.cells[index].method}`));
   const hasMetric = curve && kept.metrics.has(data.metrics.findIndex((metric) => metric.name === curve.name));
-  const keeps = (line) => hasMetric && line.metric === curve.name && pairs.has(`${line.task} ${line.method}`);
+  const keeps = (line) => hasMetric && line.metric === curve.name && curve.tasks.includes(line.task) && pairs.has(`${line.task} ${line.method}`);
   const onAxis = (lines) => (byId("curves-log").checked ? lines.map(afterZero) : lines).filter((line) => line.x.length);
   const bands = onAxis(data.bands.filter(keeps)), broken = onAxis(data.broken.filter(keeps));
   const tasks = [...data.tasks.keys()].filter((task) => [...bands, ...broken].some((line) => line.task === task));
@@ -124,7 +124,7 @@ function afterZero(line) {
 
 function axesOf(x, y, width, name, curve) {
   const bottom = HEIGHT - MARGIN.bottom;
-  const arrow = { higher: "↑ better", lower: "↓ better", zero: "0 is best" }[curve.better];
+  const arrow = { "higher is better": "↑ better", "lower is better": "↓ better", "nearer to zero is better": "0 is best" }[curve.direction] ?? curve.direction;
   return drawn("g", {},
     y.ticks.map((tick) => [
       drawn("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick) }),

@@ -17,7 +17,7 @@ const columns = [
   { key: "seconds", title: "Training, s", of: (row) => row.cell.seconds, right: true },
 ];
 
-const everyRow = data.cells.flatMap((cell, index) => (cell.metrics.length ? cell.metrics : [null]).map((metric) => ({
+const everyRow = data.cells.flatMap((cell, index) => [...cell.metrics, ...(cell.status === "done" && cell.metrics.length ? [] : [null])].map((metric) => ({
   cell, index, metric, place: metric ? data.metrics.findIndex((other) => other.name === metric.name) : null,
 })));
 

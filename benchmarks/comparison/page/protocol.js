@@ -87,7 +87,8 @@ function entryTip(table, entry) {
 
 function cellTip(cell, metric) {
   const task = data.tasks[cell.task], method = data.methods[cell.method];
-  const reference = cell.reference ? `${short(cell.reference.ratio)} times ${cell.reference.method} (${cell.reference.blocks} blocks)` : null;
+  const { ratio, method: other, blocks, reason } = cell.reference ?? {};
+  const reference = cell.reference && (ratio === null ? reason ?? "not timed" : `${short(ratio)} times ${other} (${blocks} blocks)`);
   return [
     element("strong", {}, metric ? `${metric.title}: ${signed(metric.text)}` : cell.status),
     metric ? element("p", {}, `${metric.unit ? `${metric.unit}; ` : ""}${metric.direction}`) : null,

@@ -1,10 +1,11 @@
 // Average ranks of what the filters leave, by the rules of ranks.py, with half a critical difference to either side.
 
 const MIN_TASKS = 2, MIN_METHODS = 3;
+const MIN_TESTED = 5; // tasks, from which on the statistic is taken for chi-squared
 const MANY = 25; // methods, from which on their rows are closer
 
 function buildRanks() {
-  options(byId("ranks-metric"), data.ranked.map((k) => titleOf(data.tables[k].title, data.tables[k].unit)));
+  options(byId("ranks-metric"), data.ranked.map((k) => data.tables[k].heading));
   byId("ranks-metric").addEventListener("change", drawRanks);
   listeners.push(drawRanks);
   let width = 0;
@@ -15,7 +16,7 @@ function buildRanks() {
 
 function ranksOf(table) {
   const all = keptOf(table);
-  const there = new Map(all.entries.filter((entry) => !entry.lost.some(([, status]) => status === "parallel"))
+  const there = new Map(all.entries.filter((entry) => !entry.lost.some(([, status]) => ["parallel", "untimed"].includes(status)))
     .map((entry) => [`${entry.task} ${entry.method}`, entry.median ?? -Infinity])); // no finite one: worst
   const [tasks, methods] = withoutHoles(all.tasks, all.methods, (task, method) => there.has(`${task} ${method}`));
   if (tasks.length < MIN_TASKS || methods.length < MIN_METHODS) return { tasks, methods };
@@ -45,9 +46,10 @@ function withoutHoles(tasks, methods, isThere) {
 // Ranks of scores, 1 for the largest; ties share their mean rank.
 const ranked = (scores) => scores.map((score) => scores.filter((other) => other > score).length + (scores.filter((other) => other === score).length + 1) / 2);
 
-// The p value of the Friedman test, corrected for ties; null where every task ties all.
+// The p value of the Friedman test, corrected for ties; null of too few tasks, or where every task ties all.
 function friedman(rows) {
   const n = rows.length, k = rows[0].length;
+  if (n < MIN_TESTED) return null;
   const sums = rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0));
   const ties = rows.flatMap((row) => row.map((rank) => row.filter((other) => other === rank).length ** 2 - 1)).reduce((sum, tie) => sum + tie, 0);
   if (ties === n * (k ** 3 - k)) return null;
@@ -66,14 +68,17 @@ function chiSquaredAbove(statistic, freedom) {
   return Math.max(0, 1 - below);
 }
 
-function sentenceOf({ tasks, methods, p, difference, leftOut }) {
+function verdictOf({ tasks, p, difference }) {
+  if (tasks.length < MIN_TESTED) return `too few tasks for a test, no order is claimed (critical difference by Nemenyi: ${difference.toFixed(2)}).`;
   const pText = p < 0.0001 ? "p < 0.0001" : `p = ${Number(p?.toPrecision(2))}`;
   const about = p === null ? "All methods tie on every task."
     : p < 0.05 ? `The Friedman test rejects that all are alike (${pText}).`
       : `The Friedman test does not reject that all are alike (${pText}): no order is claimed.`;
-  return `${methods.length} methods on ${tasks.length} tasks; two differ at the 5 % level if their average ranks differ by more than ${difference.toFixed(2)} (Nemenyi). ${about}`
-    + (leftOut.length ? ` Left out, since not measured everywhere: ${leftOut.join(", ")}.` : "");
+  return `two differ at the 5 % level if their average ranks differ by more than ${difference.toFixed(2)} (Nemenyi). ${about}`;
 }
+
+const sentenceOf = (ranks) => `${ranks.methods.length} methods on ${ranks.tasks.length} tasks; ${verdictOf(ranks)}`
+  + (ranks.leftOut.length ? ` Left out, since not measured everywhere: ${ranks.leftOut.join("; ")}.` : "");
 
 function drawRanks() {
   const table = data.tables[data.ranked[byId("ranks-metric").value || 0]];

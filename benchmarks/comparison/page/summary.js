@@ -4,7 +4,7 @@ const summaryOrder = { key: "", down: false };
 
 function buildSummary() {
   const select = byId("summary-metric");
-  options(select, data.tables.map((table) => titleOf(table.title, table.unit, table.direction)));
+  options(select, data.tables.map((table) => table.heading));
   select.addEventListener("change", () => { summaryOrder.key = ""; drawSummary(); });
   listeners.push(drawSummary);
 }
