@@ -30,24 +30,30 @@ from pyro_dgm.infer.log_weights import weigh
 from pyro_dgm.infer.programs import count_plates, evaluation_mode, run
 
 EVALUATION_SEED = 1234
-LOOKED_WHOLE, LOOKED_LOCAL = 200, 10  # draws at a look, of one posterior and of each of several data
-NUM_DRAWS, NUM_LOCAL_DRAWS = 4000, 500  # by which posteriors are judged at the end
-NUM_SAMPLES, NUM_LOOKED_SAMPLES = 2500, 1000  # of a generator
-NUM_AUDITED = 50  # gradients
-NUM_TESTED = 1000  # draws of either kind in two-sample tests
+NUM_DRAWS, NUM_LOCAL_DRAWS = 4000, 500  # by which posteriors are judged, of one and of each of several data
+LOOKED_LOCAL, LOOKED_BOUND = 100, 10  # draws of each datum at a look, where there are posteriors, and where not
+NUM_SAMPLES = 2500  # of a generator
+NUM_AUDITED = 200  # gradients
+NUM_COMPARED = 1000  # draws of either kind whose kernel distance is taken
+NUM_TESTED = 500  # draws of either kind in two-sample tests, which nobody is spared
 LEAST_DRAWS = 10
+MOST_K = 2.0  # of Pareto k, which may be infinite
 ALL = slice(None)
-
-NATS = "nats per datum"
 
 
 @torch.no_grad()
-def look(learner: Learner, problem: Problem) -> dict[str, float | None]:
-    """What is seen on the way, by the names of metrics; it leaves torch's generator as it was."""
-    with _own_noise():
+def look(learner: Learner, problem: Problem, seed: int = 0) -> dict[str, float | None]:
+    """What is seen on the way, by the names of metrics; it leaves torch's generator as it was.
+
+    Arguments:
+        learner: at work.
+        problem: what it works on.
+        seed: of the cell, which that of the evaluation follows.
+    """
+    with _own_noise(seed):
         if problem.modes is not None:
-            return _coverage(learner, problem, NUM_LOOKED_SAMPLES)
-        num = LOOKED_WHOLE if problem.is_whole else LOOKED_LOCAL
+            return _coverage(learner, problem)
+        num = NUM_DRAWS if problem.is_whole else LOOKED_LOCAL if problem.posterior is not None else LOOKED_BOUND
         weights, draws = _drawn(learner, problem, num, problem.looked)
         found: dict[str, float | None] = {}
         if weights is not None:
@@ -57,9 +63,15 @@ def look(learner: Learner, problem: Problem) -> dict[str, float | None]:
         return found
 
 
-def final_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
-    """All that can be said of a learner at its end; it leaves torch's generator as it was."""
-    with _own_noise():
+def final_metrics(learner: Learner, problem: Problem, seed: int = 0) -> dict[str, Metric]:
+    """All that can be said of a learner at its end; it leaves torch's generator as it was.
+
+    Arguments:
+        learner: at its end.
+        problem: what it has worked on.
+        seed: of the cell, which that of the evaluation follows.
+    """
+    with _own_noise(seed):
         found = _generator_metrics(learner, problem)
         found |= _posterior_metrics(learner, problem)
         found |= _evidence_metrics(learner, problem)
@@ -107,8 +119,8 @@ def _moment_errors(draws: Tensor, posterior: Posterior, rows: slice) -> dict[str
     return {"mean_error": float(of_mean), "sd_error": float(of_sd)}
 
 
-def _coverage(learner: Learner, problem: Problem, num: int) -> dict[str, float | None]:
-    samples = learner.samples(num)
+def _coverage(learner: Learner, problem: Problem) -> dict[str, float | None]:
+    samples = learner.samples(NUM_SAMPLES)
     if samples is None or problem.modes is None:
         return {}
     found = mode_coverage(samples, *problem.modes)
@@ -122,8 +134,8 @@ def _generator_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
         return {}
     found = mode_coverage(samples, *problem.modes)
     best = perfect_coverage(NUM_SAMPLES, len(problem.modes.means))
-    told, num = _told_apart(samples, problem.test[0])
-    squared = float(divergences.mmd(samples[:NUM_TESTED], problem.test[0][:NUM_TESTED]))
+    num = min(NUM_COMPARED, len(problem.test[0]))
+    squared = float(divergences.mmd(samples[:num], problem.test[0][:num]))
     of = f"of {NUM_SAMPLES} draws of the live generator"
     return {
         "num_covered": Metric(
@@ -138,21 +150,26 @@ def _generator_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
             "higher",
             f"share within 3 sd of a mode, {of}; a perfect generator has {best.high_quality:.3f}, more is too sharp",
         ),
-        "c2st": told,
+        **_told_apart(samples, problem.test[0]),
         "mmd": Metric(
             squared, "squared kernel distance", "zero", f"maximum mean discrepancy, unbiased, {num} draws of each"
         ),
     }
 
 
-def _told_apart(own: Tensor, true: Tensor) -> tuple[Metric, int]:
-    num = min(len(own), len(true), NUM_TESTED)
-    test = classifier_two_sample_test(
-        own[:num].double(), true[:num].double(), generator=torch.Generator().manual_seed(EVALUATION_SEED)
-    )
+def _told_apart(own: Tensor, true: Tensor) -> dict[str, Metric]:
+    """The two-sample test, of equally many draws for all methods: who has fewer gets none."""
+    if min(len(own), len(true)) < NUM_TESTED:
+        return {}
+    spread = own[:: len(own) // NUM_TESTED][:NUM_TESTED]  # of a chain, as far apart as can be
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    test = classifier_two_sample_test(spread.double(), true[:NUM_TESTED].double(), generator=generator)
     error = math.sqrt(test.statistic * (1 - test.statistic) / test.num_held_out)
-    meaning = f"accuracy of nearest neighbours that tell {num} draws from as many true ones; 0.5 is best"
-    return Metric(test.statistic, "share", "lower", meaning, error), num
+    meaning = (
+        f"accuracy of nearest neighbours that tell {NUM_TESTED} draws from as many true ones; 0.5 is best, and what is "
+        "below counts as 0.5"
+    )
+    return {"c2st": Metric(max(0.5, test.statistic), "share", "lower", meaning, error)}
 
 
 def _posterior_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
@@ -177,15 +194,15 @@ def _posterior_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
         found["wasserstein"] = _wasserstein(draws, posterior)
     if posterior.draws is not None:
         scale = posterior.sd[0]
-        found["c2st"] = _told_apart(draws[:, 0] / scale, posterior.draws / scale)[0]
+        found |= _told_apart(draws[:, 0] / scale, posterior.draws / scale)
     if learner.is_chain:
         ess = _chain_size(draws[:, 0])
-        found["ess"] = Metric(
+        found["chain_ess"] = Metric(
             ess / len(draws),
             "share",
             "higher",
-            f"effective sample size of a chain over its {len(draws)} draws, the "
-            "least over dimensions, by autocorrelation",
+            f"effective sample size of a chain over its {len(draws)} draws, the least over dimensions, by "
+            "autocorrelation; above 1 where draws alternate",
         )
     return found
 
@@ -228,12 +245,12 @@ def _evidence_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
         ess = 1 / (num * looked.softmax(0).square().sum(0))
         error = monte_carlo = float(((1 / ess[0] - 1) / (num - 1)).clamp(min=0).sqrt())
     assert looked is not None
-    bound = looked.mean(0)
+    bound, nats = looked.mean(0), _nats(problem)
     of_bound = Estimate.of(looked[:, 0]) if problem.is_whole else Estimate.of(bound)
     found = {
         "bound": Metric(
             float(bound.mean()),
-            NATS,
+            nats,
             "higher",
             f"ELBO of model and guide, a lower bound on log p(x), unbiased; {len(looked)} draws",
             of_bound.standard_error,
@@ -245,18 +262,20 @@ def _evidence_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
             f"effective sample size of {num} importance weights, over their number",
         ),
         "pareto_k": Metric(
-            _finite_mean(k),
+            float(k.clamp(0.0, MOST_K).mean()),
             "shape",
             "lower",
-            f"Pareto k of {num} importance weights, mean over data; above 0.7 log p(x) by them is not to be trusted",
+            f"Pareto k of {num} importance weights, between 0, bounded weights, and {MOST_K:g}, nothing known; mean "
+            "over data; above 0.7 log p(x) by them is not to be trusted",
         ),
     }
     found["log_evidence"] = _log_evidence_metric(problem, per_datum, error, monte_carlo)
     if problem.log_evidence is not None:
         gap = problem.log_evidence() - bound
         own = of_bound.standard_error if problem.is_whole else _paired_error(looked)
-        meaning = "KL(q || p) from guide to true posterior: exact log p(x) less the ELBO"
-        found["kl"] = Metric(float(gap.mean()), NATS, "lower", meaning, own)
+        how = "exact" if not problem.evidence_error else "stored"
+        meaning = f"KL(q || p) from guide to true posterior: {how} log p(x) less the ELBO"
+        found["kl"] = Metric(float(gap.mean()), nats, "lower", meaning, math.hypot(own, problem.evidence_error))
     return found
 
 
@@ -270,15 +289,17 @@ def _log_evidence_metric(problem: Problem, per_datum: Tensor, error: float, mont
         monte_carlo: of their mean, due to the draws.
     """
     by = f"importance sampling, K = {problem.num_particles}"
+    nats = _nats(problem)
     if problem.log_evidence is not None and not problem.is_learned:
         off = float((per_datum - problem.log_evidence()).mean())
-        return Metric(off, NATS, "zero", f"log p(x) by {by}, less the true one", monte_carlo)
+        error = math.hypot(monte_carlo, problem.evidence_error)
+        return Metric(off, nats, "zero", f"log p(x) by {by}, less the true one", error)
     learned = "log p(x) of the learned model on test data, {how}; the error is that of sampling the data{more}"
     if problem.log_evidence is not None:
         exact = Estimate.of(problem.log_evidence())
-        return Metric(exact.mean, NATS, "higher", learned.format(how="exact", more=""), exact.standard_error)
+        return Metric(exact.mean, nats, "higher", learned.format(how="exact", more=""), exact.standard_error)
     meaning = learned.format(how=f"{by}, a lower bound in expectation", more=f", the draws add {monte_carlo:.3f}")
-    return Metric(float(per_datum.mean()), NATS, "higher", meaning, error)
+    return Metric(float(per_datum.mean()), nats, "higher", meaning, error)
 
 
 def _paired_error(looked: Tensor) -> float:
@@ -286,9 +307,8 @@ def _paired_error(looked: Tensor) -> float:
     return float((looked.var(0) / len(looked)).sum().sqrt()) / looked.shape[1]
 
 
-def _finite_mean(values: Tensor) -> float:
-    kept = values[values.isfinite()]
-    return float(kept.mean()) if len(kept) else math.nan
+def _nats(problem: Problem) -> str:
+    return "nats" if problem.is_whole else "nats per datum"
 
 
 def _gradient_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
@@ -304,28 +324,22 @@ def _gradient_metrics(learner: Learner, problem: Problem) -> dict[str, Metric]:
     if not rows:
         return {}
     variance = sum(float(row.variance.sum()) for row in rows)
-    signal = sum(float(row.mean.square().sum()) for row in rows)
-    of = f"of the guide's parameters at the end, {NUM_AUDITED} gradients on one minibatch"
-    num_data = len(batch[0])
+    squared = sum(float(row.mean.square().sum()) for row in rows)
+    signal = max(0.0, squared - variance / NUM_AUDITED)  # the mean's own noise taken out
+    of = f"of the guide's parameters at the method's end, {NUM_AUDITED} gradients of its own objective on one minibatch"
+    unit = "nats²" if problem.is_whole else "nats² per datum²"
+    noise = f"variance of the gradient, summed over the elements {of}"
+    ratio = math.sqrt(signal / variance) if variance else math.inf
+    meaning = f"norm of the mean gradient over the root of its summed variance, {of}"
     return {
-        "gradient_variance": Metric(
-            variance / num_data**2,
-            "nats² per datum²",
-            "lower",
-            f"variance of the gradient, summed over the elements {of}",
-        ),
-        "snr": Metric(
-            math.sqrt(signal / variance) if variance else math.inf,
-            "ratio",
-            "higher",
-            f"norm of the mean gradient over the root of its summed variance, {of}; the mean's own noise counts",
-        ),
+        "gradient_variance": Metric(variance / len(batch[0]) ** 2, unit, "lower", noise),
+        "snr": Metric(ratio, "ratio", "higher", meaning if variance else f"{meaning}; infinite, as there is no noise"),
     }
 
 
 @contextmanager
-def _own_noise() -> Iterator[Any]:
-    """A seed of its own for what is within."""
+def _own_noise(seed: int) -> Iterator[Any]:
+    """A seed of its own for what is within, another for every cell's."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(EVALUATION_SEED)
+        torch.manual_seed(EVALUATION_SEED + seed)
         yield

@@ -84,7 +84,8 @@ class Problem:
         learning_rate: of Adam, the same for all methods.
         num_data: number N of training data.
         is_whole: whether the whole data set is one datum.
-        log_evidence: exact log p(x) of every test datum under the model as it is, (B,), or None.
+        log_evidence: log p(x) of every test datum under the model as it is, (B,), or None.
+        evidence_error: its standard error; 0 where it is exact.
         posterior: of the test data, or None.
         modes: of the data's distribution, or None.
         quality: what is good enough, or None.
@@ -102,6 +103,7 @@ class Problem:
     num_data: int = 1
     is_whole: bool = False
     log_evidence: Callable[[], Tensor] | None = None
+    evidence_error: float = 0.0
     posterior: Posterior | None = None
     modes: Modes | None = None
     quality: Quality | None = None

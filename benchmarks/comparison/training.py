@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
 import pyro
@@ -41,13 +42,27 @@ class Budget(NamedTuple):
         return steps if self.steps is not None else seconds
 
 
-class Course(NamedTuple):
-    """How training went: a look each of ``curve``, seconds in all, and those of a step, the median of later steps."""
+@final
+@dataclass
+class Course:
+    """How training went, as far as it has.
 
-    curve: list[dict[str, Any]]
-    steps: int
-    seconds: float
-    seconds_per_step: float
+    Arguments:
+        seconds: of training, those that the method needed to begin included.
+        steps: taken.
+        curve: what was seen at each look.
+        times: seconds of every step.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The median of the later half."""
+        return statistics.median(self.times[len(self.times) // 2 :])
 
 
 @final
@@ -64,28 +79,36 @@ class Store:
             yield
 
 
-def train(learner: Learner, budget: Budget, look: Callable[[], dict[str, Any]]) -> Course:
-    """Takes steps until the budget is spent; seconds are those of the steps alone.
+def train(learner: Learner, budget: Budget, look: Callable[[], dict[str, Any]], course: Course | None = None) -> Course:
+    """Takes steps until the budget is spent; seconds are those of the steps, and those that are in the course before.
 
     Looks lie denser at the beginning, at the squares of equal parts of the budget, and one is at the end.
+
+    Arguments:
+        learner: at its beginning.
+        budget: of steps or seconds.
+        look: what is to be seen.
+        course: to which is added what happens, so that it is there whatever happens; a new one when None.
+
+    Returns:
+        The course.
 
     Raises:
         SystemExit: the process that started this one has ended.
     """
-    parent, curve, seconds, steps = os.getppid(), [], 0.0, 0
-    times: list[float] = []
+    parent, course = os.getppid(), Course() if course is None else course
     marks = [budget.total * part**2 / NUM_LOOKS**2 for part in range(1, NUM_LOOKS + 1)]
-    while budget.spent(steps, seconds) < budget.total:
+    while budget.spent(course.steps, course.seconds) < budget.total:
         start = time.perf_counter()
         learner.step()
-        times.append(time.perf_counter() - start)
-        seconds, steps = seconds + times[-1], steps + 1
+        course.times.append(time.perf_counter() - start)
+        course.seconds, course.steps = course.seconds + course.times[-1], course.steps + 1
         if os.getppid() != parent:
             raise SystemExit("the run that this cell belongs to has ended")
-        if budget.spent(steps, seconds) >= marks[0]:
-            curve.append({"step": steps, "seconds": seconds, **look()})
-            marks = [mark for mark in marks[1:] if mark > budget.spent(steps, seconds)] or [math.inf]
-    return Course(curve, steps, seconds, statistics.median(times[len(times) // 2 :]))
+        if budget.spent(course.steps, course.seconds) >= marks[0]:
+            course.curve.append({"step": course.steps, "seconds": course.seconds, **look()})
+            marks = [mark for mark in marks[1:] if mark > budget.spent(course.steps, course.seconds)] or [math.inf]
+    return course
 
 
 def against_reference(own: Learner, own_store: Store, other: Learner, other_store: Store) -> dict[str, float]:

@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pyro
 import pytest
@@ -11,15 +14,19 @@ import torch
 from benchmarks.comparison import cell as cells_of
 from benchmarks.comparison import metrics
 from benchmarks.comparison.cell import begin
+from benchmarks.comparison.cells import read_cell
 from benchmarks.comparison.command import plans_of
 from benchmarks.comparison.method import Learner, Method, TrainedPrograms
 from benchmarks.comparison.metrics import final_metrics, look
 from benchmarks.comparison.registry import load
+from benchmarks.comparison.tasks.images import Images
+from benchmarks.comparison.tasks.music import Chorales
 from benchmarks.comparison.training import Budget, Store, against_reference, train
 from contracts import refuses
 from pyro_dgm import datasets
 from pyro_dgm.infer import ELBO
 
+ROOT = Path(__file__).parents[2]
 REGISTRY = load()
 SMALL = ("ppca", "eight-schools", "sbn", "mixture", "ring", "digits")
 
@@ -37,7 +44,8 @@ def installed(method):
 
 def begun(task, method, seed=0):
     """A learner on a problem of its own."""
-    return begin(REGISTRY.tasks[task], REGISTRY.methods[method], seed)
+    problem, start = begin(REGISTRY.tasks[task], REGISTRY.methods[method], seed)
+    return problem, start()
 
 
 @pytest.mark.parametrize("name", REGISTRY.methods)
@@ -142,7 +150,7 @@ def test_the_references_own_draws_are_told_from_none():
     found = final_metrics(Given(own, is_chain=True), problem)
     assert found["mean_error"].value < 0.06
     assert found["sd_error"].value < 0.1
-    assert found["ess"].value > 0.7
+    assert found["chain_ess"].value > 0.7
     assert found["c2st"].value < 0.6  # the very same draws: nearest neighbours find their doubles
     assert "bound" not in found
     shifted = {**own, "mu": own["mu"] + float(problem.posterior.sd[0, 0])}
@@ -203,16 +211,28 @@ def test_times_are_measured_only_where_nothing_runs_beside():
     assert (alone.protocol["parallel"], beside.protocol["parallel"]) == (False, True)
     assert alone.metrics["bound"] == beside.metrics["bound"]  # the same seed
     assert alone.metrics["steps_to_quality"].value is None
-    assert "never reached" in alone.metrics["steps_to_quality"].meaning
+    assert "never reached and kept" in alone.metrics["steps_to_quality"].meaning
     json.dumps(alone.protocol)
 
 
-def test_steps_to_quality_are_those_of_the_first_good_look():
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is counted with those before it")
+def test_the_memory_of_a_cell_is_its_own_and_not_that_of_who_started_it(tmp_path):
+    """A gigabyte in this process; the child has a few hundred megabytes, and most counts would say a gigabyte."""
+    ballast = b"x" * 2**30
+    options = ["--task", "ppca", "--method", "elbo", "--seed", "0", "--budget-steps", "3", "--runs", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "benchmarks.comparison.cell", *options], cwd=ROOT, check=True)
+    assert 50 < read_cell(tmp_path / "ppca--elbo--0.json").peak_memory_mb < len(ballast) / 2**20
+
+
+def test_steps_to_quality_are_those_of_the_look_after_which_all_are_good():
     task, method = REGISTRY.tasks["gamma-poisson"], REGISTRY.methods["elbo"]
     found = cells_of.measure(REGISTRY, task, method, 0, Budget(300, None), True)
     name, value, _ = task.build(0).quality
-    good = [seen["step"] for seen in found.curve if seen[name] >= value]
-    assert found.metrics["steps_to_quality"].value == good[0]
+    bad = [seen["step"] for seen in found.curve if seen[name] < value]
+    assert found.metrics["steps_to_quality"].value == min(
+        seen["step"] for seen in found.curve if seen["step"] > bad[-1]
+    )
 
 
 def test_a_slower_learner_has_the_larger_ratio():
@@ -255,3 +275,108 @@ def test_a_pair_that_does_not_fit_and_a_package_that_is_missing_are_refused():
 
     with refuses(ValueError, "no_such_package"):
         cells_of.measure(REGISTRY, REGISTRY.tasks["ppca"], Needy(), 0, Budget(1, None), True)
+
+
+QUICK = [name for name in REGISTRY.tasks if not isinstance(REGISTRY.tasks[name], Images | Chorales)] + ["digits"]
+
+
+@pytest.mark.parametrize("task", QUICK)
+def test_no_mark_of_quality_is_passed_before_training(task):
+    method = next(
+        own for own in ("elbo", "rws", "gan") if REGISTRY.methods[own].supports(REGISTRY.tasks[task].build(0)) is None
+    )
+    problem, learner = begun(task, method)
+    metric, value, better = problem.quality
+    seen = look(learner, problem)[metric]
+    assert seen < value if better == "higher" else seen > value
+
+
+def test_who_never_shows_the_marked_metric_has_no_steps_to_it():
+    cell = cells_of.measure(
+        REGISTRY, REGISTRY.tasks["potential-1"], REGISTRY.methods["pyro-svgd"], 0, Budget(2, None), True
+    )
+    assert "mean_error" in cell.curve[-1]
+    assert not {"steps_to_quality", "seconds_to_quality"} & set(cell.metrics)
+
+
+def test_the_signal_of_a_gradient_at_its_optimum_is_noise_and_counts_as_none():
+    """The exact guide of pPCA, 200 plain gradients: their mean is about a fourteenth of the noise, and no signal."""
+    problem, _ = begun("ppca", "elbo")
+    own = TrainedPrograms(None, problem, problem.model, exact_guide(problem), ELBO())
+    assert final_metrics(own, problem)["snr"].value < 0.03
+
+
+def test_a_gradient_without_noise_has_no_finite_signal_to_noise_and_says_why():
+    problem, learner = begun("mixture", "enumerate")
+    found = final_metrics(learner, problem)
+    assert found["gradient_variance"].value == 0
+    assert found["snr"].value == math.inf
+    assert "infinite" in found["snr"].meaning
+
+
+def test_bounded_weights_have_the_best_pareto_k():
+    problem, _ = begun("ppca", "elbo")
+    found = final_metrics(TrainedPrograms(None, problem, problem.model, exact_guide(problem)), problem)
+    assert 0 <= found["pareto_k"].value < 0.5
+
+
+def test_a_two_sample_test_is_of_equally_many_draws_for_all_and_below_chance_is_chance():
+    problem, _ = begun("ring", "gan")
+    fresh = datasets.ring(seed=5, num_train=2500).train.x
+    values = [final_metrics(Given(samples=fresh), problem, seed)["c2st"].value for seed in (0, 1)]
+    assert min(values) >= 0.5
+    assert "c2st" not in final_metrics(Given(samples=fresh[: metrics.NUM_TESTED - 1]), problem)
+
+
+def test_other_cells_are_evaluated_with_other_noise():
+    problem, learner = begun("ppca", "elbo")
+    assert look(learner, problem, 0)["bound"] != look(learner, problem, 1)["bound"]
+
+
+def test_a_reference_that_fails_leaves_what_was_measured(monkeypatch):
+    def fail(*args):
+        raise ArithmeticError("no more steps")
+
+    monkeypatch.setattr(cells_of, "against_reference", fail)
+    cell = cells_of.measure(REGISTRY, REGISTRY.tasks["ppca"], REGISTRY.methods["elbo"], 0, Budget(2, None), False)
+    assert cell.status == "done"
+    assert cell.reference["ratio"] is None
+    assert cell.reference["reason"] == "ArithmeticError: no more steps"
+
+
+def test_a_cell_that_fails_on_its_way_keeps_what_it_showed_and_its_protocol(tmp_path):
+    path = tmp_path / "diverges.py"
+    path.write_text(DIVERGES)
+    options = ["--task", "ppca", "--method", "diverges", "--seed", "0", "--budget-steps", "20"]
+    cells_of.main([*options, "--runs", str(tmp_path), "--user", str(path), "--parallel"])
+    cell = read_cell(tmp_path / "ppca--diverges--0.json")
+    assert (cell.status, cell.reason) == ("failed", "ArithmeticError: it went off")
+    assert [seen["step"] for seen in cell.curve] == [1, 2, 3, 4, 5, 7, 8, 9, 10]
+    assert cell.protocol["num_particles"] == 1000
+    assert cell.protocol["data_sha256"]
+    draft = read_cell(cells_of.draft_folder(tmp_path) / "ppca--diverges--0.json")
+    assert (draft.status, draft.protocol["data_sha256"]) == ("killed", cell.protocol["data_sha256"])
+
+
+DIVERGES = """
+from benchmarks.comparison import Learner, Method
+
+
+class Off(Learner):
+    steps = 0
+
+    def step(self):
+        self.steps += 1
+        if self.steps > 10:
+            raise ArithmeticError("it went off")
+
+
+class Diverges(Method):
+    name, title = "diverges", "diverges"
+
+    def supports(self, problem):
+        return None
+
+    def start(self, problem, seed):
+        return Off()
+"""

@@ -7,22 +7,27 @@ from collections.abc import Callable
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.comparison.method import Learner, Method
 from benchmarks.comparison.methods.by_hand import BETAS, CRITIC_RATE, PLAYER_RATE
 from benchmarks.comparison.task import Problem
+from benchmarks.modes import Times
 from pyro_dgm.adversarial import (
+    DRAGAN,
     IPM,
     R1,
     AdversarialTrainer,
     Contrast,
     Critic,
     CriticEstimator,
+    FDivergence,
     GradientPenalty,
     Hinge,
     LeastSquares,
+    LeCam,
     Logistic,
+    Minimax,
     NonSaturating,
     Penalty,
     PlayerObjective,
@@ -47,7 +52,7 @@ class Game(Method):
         objective: what the generator minimises.
         penalties: of the critic, made anew for every run.
         critic_steps: updates of the critic in a step, which has one of the generator.
-        is_normalized: whether the critic's layers have spectral norms of 1.
+        slope: what the critic's slope is kept below by dividing its weights by their spectral norms; None for no limit.
     """
 
     family = "pyro_dgm"
@@ -60,11 +65,11 @@ class Game(Method):
         objective: Callable[[], PlayerObjective],
         penalties: Callable[[], list[Penalty]] = list,
         critic_steps: int = 1,
-        is_normalized: bool = False,
+        slope: float | None = None,
     ) -> None:
         self.name, self.title = name, title
         self.estimator, self.player_objective, self.penalties = estimator, objective, penalties
-        self.critic_steps, self.is_normalized = critic_steps, is_normalized
+        self.critic_steps, self.slope = critic_steps, slope
 
     def supports(self, problem: Problem) -> str | None:
         """Only a generator without densities."""
@@ -72,8 +77,10 @@ class Game(Method):
 
     def start(self, problem: Problem, seed: int) -> Learner:
         """A new critic of the generator's size."""
-        net = MLP(problem.test[0].shape[1], 1, (128, 128))
-        critic = Critic(spectrally_normalized(net) if self.is_normalized else net)
+        net: nn.Module = MLP(problem.test[0].shape[1], 1, (128, 128))
+        if self.slope is not None:
+            net = nn.Sequential(spectrally_normalized(net), Times(self.slope))
+        critic = Critic(net)
         game = Contrast("x", DATA, P, critic, self.estimator(), self.player_objective(), self.penalties())
         return _Players(problem, game, Steps(critic=self.critic_steps), has_critic=True)
 
@@ -127,8 +134,12 @@ ADVERSARIAL: tuple[Method, ...] = (
     Game("gan-r1", "GAN, non-saturating, R1 (0.1)", Logistic, NonSaturating, lambda: [R1(0.1)]),
     Game("wgan-gp", "WGAN, gradient penalty (0.1)", Wasserstein, IPM, lambda: [GradientPenalty(0.1)], critic_steps=3),
     Game("lsgan", "least squares GAN, R1 (0.1)", LeastSquares, NonSaturating, lambda: [R1(0.1)]),
-    Game("hinge", "hinge GAN, spectral norms", Hinge, IPM, is_normalized=True),
+    Game("hinge", "hinge GAN, spectral norms (slope 10)", Hinge, IPM, slope=10.0),
     Game("rgan", "relativistic average GAN, R1 (0.1)", Relativistic, NonSaturating, lambda: [R1(0.1)]),
+    Game("minimax", "GAN, minimax, R1 (0.1)", Logistic, Minimax, lambda: [R1(0.1)]),
+    Game("dragan", "GAN, non-saturating, DRAGAN (0.1)", Logistic, NonSaturating, lambda: [DRAGAN(0.1)]),
+    Game("lecam", "GAN, non-saturating, LeCam (0.1)", Logistic, NonSaturating, lambda: [LeCam(0.1)]),
+    Game("fgan-kl", "f-GAN, KL, R1 (0.1)", lambda: FDivergence("kl"), NonSaturating, lambda: [R1(0.1)]),
     Game("kl-gan", "reverse KL by the critic's ratio, R1 (0.1)", Logistic, ReverseKL, lambda: [R1(0.1)]),
     Distance("gmmn", "moment matching, MMD", lambda: MMD("x", num=DATA, den=P)),
     Distance("energy", "energy distance", lambda: Energy("x", num=DATA, den=P)),

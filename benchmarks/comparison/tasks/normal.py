@@ -140,7 +140,7 @@ class Hierarchy(Task):
             is_whole=True,
             log_evidence=constant(evidence),
             posterior=exact_posterior(("mu", "theta"), mean, covariance, num_draws=1000),
-            quality=Quality("bound", float(evidence) - 0.1),
+            quality=Quality("mean_error", 0.1, "lower"),
         )
 
 

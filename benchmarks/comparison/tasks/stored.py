@@ -75,6 +75,7 @@ class Stored(Task):
             learning_rate=1e-2,
             is_whole=True,
             log_evidence=constant(torch.tensor([stored["log_evidence"]["value"]]).double()),
+            evidence_error=stored["log_evidence"]["standard_error"],
             posterior=Posterior(
                 self.sites,
                 torch.tensor([stored["mean"]]).double(),
