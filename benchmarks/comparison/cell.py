@@ -41,7 +41,7 @@ from benchmarks.comparison.method import Learner, Method
 from benchmarks.comparison.metrics import final_metrics, look
 from benchmarks.comparison.registry import Registry, load
 from benchmarks.comparison.task import Problem, Task
-from benchmarks.comparison.training import Budget, Course, Store, against_reference, train
+from benchmarks.comparison.training import Budget, Course, OrphanedError, Store, against_reference, train
 
 LONGEST_REASON = 500
 
@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = _Record(task, method, options.seed, budget, options.parallel, options.runs)
     try:
         _measure(registry, record)
-    except Exception as error:  # whatever a method fails with is its result
+    except OrphanedError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a method fails with is its result
         traceback.print_exc()
         record.status, record.reason = "failed", reason_of(error)
     write_cell(options.runs, record.cell())
@@ -179,7 +181,14 @@ def draft_folder(folder: Path) -> Path:
 
 def missing_packages(method: Method) -> list[str]:
     """Names of the packages that a method requires and that are not installed."""
-    return [name for name in method.requires if importlib.util.find_spec(name) is None]
+    return [name for name in method.requires if not _is_there(name)]
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 def unfinished(

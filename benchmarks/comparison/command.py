@@ -1,7 +1,8 @@
 """Runs a grid of inference methods on tasks, every cell in a process of its own, and keeps a file of each.
 
 Cells that are there are not run again, so that a run that was interrupted goes on where it was. Pairs of a task and a
-method that is not for it are left out. Times are measured with ``--jobs 1`` alone.
+method that is not for it are left out. Times are measured with ``--jobs 1`` alone. The exit code is 1 after an error,
+or if there are cells and none is done; 130 after Ctrl-C, which loses no cell that is there; else 0.
 
     python -m benchmarks run --tasks ppca hierarchy --methods elbo pyro-trace-elbo --seeds 0 1 --budget-steps 1000
 """
@@ -10,31 +11,56 @@ __all__ = ["main", "plans_of"]
 
 import argparse
 import itertools
+import math
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 
 from benchmarks.comparison.cell import budget_of
+from benchmarks.comparison.cells import cell_path, read_cell
+from benchmarks.comparison.method import Method
 from benchmarks.comparison.registry import Registry, load
 from benchmarks.comparison.running import Plan, Run, run_all
+from benchmarks.comparison.task import Task
 
 RUNS = Path("runs/comparison")
+SEEDS = 2**32  # how many NumPy knows
+THREADS_PER_CORE = 4
+
+
+class _Outcome(NamedTuple):
+    """How many cells there are by status, reasons of the pairs left out, and whether there are cells but none done."""
+
+    counts: dict[str, int]
+    left_out: list[str]
+    is_in_vain: bool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs what is not there yet and says how it went."""
+    """Runs what is not there yet and says how it went.
+
+    Raises:
+        SystemExit: with the exit code, if it is not 0.
+    """
     options = _parser().parse_args(argv)
     try:
-        counts, left_out = _run(options)
-    except ValueError as error:
+        outcome = _run(options)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    for reason in left_out if options.verbose else []:
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        raise SystemExit(130) from None
+    for reason in outcome.left_out if options.verbose else []:
         print(f"left out: {reason}", file=sys.stderr)
-    told = ", ".join(f"{number} {status}" for status, number in counts.items() if number or status == "done")
-    print(f"{options.runs}: {told or 'nothing to do'}; {len(left_out)} pairs are not for each other")
+    told = ", ".join(f"{number} {status}" for status, number in outcome.counts.items() if number or status == "done")
+    print(f"{options.runs}: {told or 'nothing to do'}; {len(outcome.left_out)} pairs are not for each other")
+    if outcome.is_in_vain:
+        raise SystemExit(1)
 
 
 def plans_of(
@@ -49,26 +75,29 @@ def plans_of(
     plans, left_out = [], []
     for name in dict.fromkeys(tasks):
         task = registry.task(name)
-        pyro.set_rng_seed(0)
-        try:
-            problem = task.build(0)
-        except Exception:  # its cells will say what is wrong
-            problem = None
-        kept = []
-        for method in chosen:
-            refusal = None if problem is None else method.supports(problem)
-            kept += [method.name] if refusal is None else []
-            left_out += [] if refusal is None else [f"{method.name} for {name}: {refusal}"]
+        refusals = _refusals(task, chosen)
+        kept = [method.name for method in chosen if refusals.get(method.name) is None]
+        left_out += [f"{method} for {name}: {refusal}" for method, refusal in refusals.items() if refusal is not None]
         plans += [Plan(name, method, seed) for seed, method in itertools.product(dict.fromkeys(seeds), kept)]
     return plans, left_out
 
 
-def _run(options: argparse.Namespace) -> tuple[dict[str, int], list[str]]:
-    if options.jobs < 1 or options.threads < 1 or not options.limit_seconds > 0:
-        raise ValueError(
-            f"jobs and threads must be at least 1 and the limit positive; got {options.jobs}, {options.threads} and "
-            f"{options.limit_seconds}. Leave them out for 1, 1 and 3600 s."
-        )
+def _refusals(task: Task, methods: Sequence[Method]) -> dict[str, str | None]:
+    """What methods say of a task, by name; what raises an error says nothing, as its cells will say what is wrong."""
+    pyro.set_rng_seed(0)
+    refusals: dict[str, str | None] = {}
+    with suppress(Exception, SystemExit):
+        problem = task.build(0)
+        for method in methods:
+            with suppress(Exception, SystemExit):
+                refusals[method.name] = method.supports(problem)
+    return refusals
+
+
+def _run(options: argparse.Namespace) -> _Outcome:
+    _check(options)
+    budget = budget_of(options)
+    cluster = None if options.submitit is None else dict(map(_parameter, options.submitit))
     user_files = [path.resolve() for path in options.user]
     registry = load(user_files)
     plans, left_out = plans_of(
@@ -76,15 +105,42 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, int], list[str]]:
     )
     run = Run(
         folder=options.runs.resolve(),
-        budget=budget_of(options),
+        budget=budget,
         limit=options.limit_seconds,
         threads=options.threads,
         user_files=user_files,
-        jobs=options.jobs if options.submitit is None else max(2, options.jobs),
+        jobs=options.jobs if cluster is None else max(2, options.jobs),
         is_retried=options.retry,
     )
-    cluster = None if options.submitit is None else dict(map(_parameter, options.submitit))
-    return run_all(run, plans, cluster), left_out
+    counts = run_all(run, plans, cluster)
+    is_in_vain = bool(plans) and all(read_cell(cell_path(run.folder, *plan)).status != "done" for plan in plans)
+    return _Outcome(counts, left_out, is_in_vain)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises a ``ValueError`` if numbers make no sense; ``budget_of`` checks the rest of the budget."""
+    if options.jobs < 1 or options.threads < 1 or not options.limit_seconds > 0:
+        raise ValueError(
+            f"jobs and threads must be at least 1 and the limit positive; got {options.jobs}, {options.threads} and "
+            f"{options.limit_seconds}. Leave them out for 1, 1 and 3600 s."
+        )
+    cores = os.cpu_count() or 1
+    if options.submitit is None and options.threads > THREADS_PER_CORE * cores:  # a cluster's cores are others
+        raise ValueError(
+            f"threads must be at most {THREADS_PER_CORE} for each of the {cores} cores; got {options.threads}. Leave "
+            "them out for 1."
+        )
+    wrong = [seed for seed in options.seeds if not 0 <= seed < SEEDS]
+    if wrong:
+        raise ValueError(f"seeds must be at least 0 and below 2**32; got {wrong[0]}. For instance --seeds 0 1 2.")
+    seconds = options.budget_seconds
+    if seconds is not None and not math.isfinite(seconds):
+        raise ValueError(f"a budget must be a finite number; got {seconds} seconds. For instance --budget-seconds 60.")
+    if seconds is not None and seconds >= options.limit_seconds:
+        raise ValueError(
+            f"--budget-seconds, of training, must be below --limit-seconds, of all; got {seconds:g} and "
+            f"{options.limit_seconds:g}. Raise the limit, with time to load and to evaluate."
+        )
 
 
 def _parameter(text: str) -> tuple[str, Any]:

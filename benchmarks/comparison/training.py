@@ -1,6 +1,6 @@
 """A learner through its budget, with looks on the way, and beside a reference in turns."""
 
-__all__ = ["Budget", "Course", "Store", "against_reference", "train"]
+__all__ = ["Budget", "Course", "OrphanedError", "Store", "against_reference", "train"]
 
 import math
 import os
@@ -19,6 +19,10 @@ NUM_LOOKS = 20
 NUM_BLOCKS, LEAST_BLOCKS = 15, 5
 BLOCK_SECONDS, MOST_SECONDS, MOST_STEPS = 0.02, 20.0, 100  # of a block, of all blocks, and steps of a block
 NUM_FIRST = 5  # steps of the reference, which are not counted
+
+
+class OrphanedError(SystemExit):
+    """The run that a cell belongs to has ended, so that nobody waits for it."""
 
 
 class Budget(NamedTuple):
@@ -94,7 +98,7 @@ def train(learner: Learner, budget: Budget, look: Callable[[], dict[str, Any]], 
         The course.
 
     Raises:
-        SystemExit: the process that started this one has ended.
+        OrphanedError: the process that started this one has ended.
     """
     parent, course = os.getppid(), Course() if course is None else course
     marks = [budget.total * part**2 / NUM_LOOKS**2 for part in range(1, NUM_LOOKS + 1)]
@@ -104,7 +108,7 @@ def train(learner: Learner, budget: Budget, look: Callable[[], dict[str, Any]], 
         course.times.append(time.perf_counter() - start)
         course.seconds, course.steps = course.seconds + course.times[-1], course.steps + 1
         if os.getppid() != parent:
-            raise SystemExit("the run that this cell belongs to has ended")
+            raise OrphanedError("the run that this cell belongs to has ended")
         if budget.spent(course.steps, course.seconds) >= marks[0]:
             course.curve.append({"step": course.steps, "seconds": course.seconds, **look()})
             marks = [mark for mark in marks[1:] if mark > budget.spent(course.steps, course.seconds)] or [math.inf]

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.comparison import command, listing
-from benchmarks.comparison.cell import measure, unfinished
+from benchmarks.comparison import command, listing, running
+from benchmarks.comparison.cell import draft_folder, measure, unfinished
 from benchmarks.comparison.cells import read_cell, write_cell
+from benchmarks.comparison.locking import locked
 from benchmarks.comparison.registry import load
 from benchmarks.comparison.running import Plan, Run, run_all, run_cell
 from benchmarks.comparison.training import Budget
@@ -69,6 +71,20 @@ class Dies(Good):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Unsure(Good):
+    name, title = "unsure", "raises when asked"
+
+    def supports(self, problem):
+        raise ArithmeticError("it cannot say")
+
+
+class Unbuilt(Coin):
+    name, title = "unbuilt", "ends when built"
+
+    def build(self, seed):
+        raise SystemExit("no data")
+
+
 class Leaves(Good):
     name, title = "leaves", "leaves"
 
@@ -117,6 +133,7 @@ def test_a_cell_over_its_limit_is_killed_and_may_be_run_again(tmp_path, user_fil
     assert row.title == {"task": "a normal of mean 3", "method": "exact draws"}
     again = a_run(tmp_path, user_file, budget=Budget(10_000, None), limit=0.5, is_retried=True)
     assert run_all(again, [Plan("coin", "good", 0)]) == {"kept": 0, "killed": 1}
+    assert not list((run.folder / "logs").glob("*.json"))
 
 
 @pytest.mark.slow
@@ -171,6 +188,150 @@ def test_a_cell_ends_when_its_run_has_been_killed(tmp_path, user_file):
     assert not list((tmp_path / "runs").glob("*.json"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds children by /proc")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_ends_a_retry_in_a_line_with_its_cells_killed_and_the_old_ones_kept(tmp_path, user_file, jobs):
+    run = a_run(tmp_path, user_file, budget=Budget(100_000, None))
+    before = [write_cell(run.folder, a_lost_cell(run, seed)).read_bytes() for seed in (0, 1)]
+    grid = ["--tasks", "coin", "--methods", "good", "--seeds", "0", "1", "--budget-steps", "100000", "--retry"]
+    where = ["--jobs", str(jobs), "--runs", str(run.folder), "--user", str(user_file)]
+    whole = [sys.executable, "-m", "benchmarks", "run", *grid, *where]
+    parent = subprocess.Popen(whole, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    logs = [run.folder / "logs" / f"coin--good--{seed}.log" for seed in range(jobs)]
+    waits_until(lambda: all(log.exists() and "it begins" in log.read_text() for log in logs), parent)
+    threads = Path(f"/proc/{parent.pid}/task").iterdir()
+    children = [Path(f"/proc/{pid}") for thread in threads for pid in (thread / "children").read_text().split()]
+    assert len(children) == jobs
+    parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode == 130
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("interrupted")
+    assert not any(child.exists() for child in children)
+    assert [path.read_bytes() for path in sorted(run.folder.glob("*.json"))] == before
+
+
+def a_lost_cell(run, seed=0, method="good", status="killed"):
+    registry = load(run.user_files)
+    names = registry.task("coin"), registry.method(method), seed
+    return unfinished(*names, run.budget, status, "ValueError: lost", False, 1)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path, user_file):
+    run = a_run(tmp_path, user_file)
+    write_cell(run.folder, a_lost_cell(run))
+    with locked(run.folder), refuses(ValueError, f"process {os.getpid()} on", str(run.folder), "--runs"):
+        run_all(run, [Plan("coin", "good", 0)])
+    assert run_all(run, [Plan("coin", "good", 0)]) == {"kept": 1}
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    text = "import os, pathlib, sys; from benchmarks.comparison.locking import locked\n"
+    text += "with locked(pathlib.Path(sys.argv[1])): os._exit(0)"
+    subprocess.run([sys.executable, "-c", text, tmp_path], cwd=ROOT, check=True)
+    assert (tmp_path / ".lock").read_text().startswith("process ")
+    with locked(tmp_path):
+        pass
+
+
+def stands_in(monkeypatch, then):
+    """Python code instead of the process of a cell."""
+    monkeypatch.setattr(running, "_command", lambda run, plan: [sys.executable, "-c", then])
+
+
+def test_a_cell_that_is_done_is_never_run_again(tmp_path, user_file, monkeypatch):
+    run = a_run(tmp_path, user_file, is_retried=True)
+    path = write_cell(run.folder, replace(a_lost_cell(run), status="done", reason=None))
+    stands_in(monkeypatch, "raise AssertionError")
+    before = path.stat()
+    assert run_cell(run, Plan("coin", "good", 0)) == "done"  # as a cluster's job may that has begun anew
+    assert path.stat() == before
+
+
+def test_a_cell_that_is_retried_stays_until_its_new_row_is_there(tmp_path, user_file, monkeypatch):
+    run = a_run(tmp_path, user_file, is_retried=True)
+    path = write_cell(run.folder, a_lost_cell(run))
+    stands_in(monkeypatch, f"import sys; assert open({str(path)!r}).read(); sys.exit('it is gone')")
+    assert run_all(run, [Plan("coin", "good", 0)]) == {"kept": 0, "failed": 1}
+    assert read_cell(path).reason == "the process ended with 1: it is gone"
+
+
+def test_what_a_process_wrote_of_itself_is_in_its_row(tmp_path, user_file, monkeypatch):
+    run = a_run(tmp_path, user_file, threads=3)
+    drafts = draft_folder(run.folder)
+    draft = replace(a_lost_cell(run), protocol={"data": "coins", "data_sha256": "12ab"}, curve=[{"step": 1}])
+    made = write_cell(tmp_path / "elsewhere", draft)
+    copies = f"import os, shutil; shutil.copy({str(made)!r}, {str(drafts)!r}); "
+    stands_in(monkeypatch, copies + "print('x' * 9999, flush=True); os._exit(3)")
+    assert run_cell(run, Plan("coin", "good", 0)) == "failed"
+    row = read_cell(run.folder / "coin--good--0.json")
+    assert row.reason.startswith("the process ended with 3: xxx")
+    assert len(row.reason) < 1000
+    assert (row.protocol, row.curve) == (draft.protocol, draft.curve)
+    assert not list(drafts.glob("*.json"))
+    (drafts / "coin--good--1.json").write_bytes(made.read_bytes())  # of a run that was killed before
+    stands_in(monkeypatch, "import os; os._exit(3)")
+    assert run_cell(run, Plan("coin", "good", 1)) == "failed"
+    assert read_cell(run.folder / "coin--good--1.json").protocol["threads"] == 3
+
+
+def test_a_damaged_draft_is_left_out(tmp_path, user_file, monkeypatch):
+    run = a_run(tmp_path, user_file)
+    draft = draft_folder(run.folder) / "coin--good--0.json"
+    stands_in(monkeypatch, f"import os; open({str(draft)!r}, 'w').write('{{'); os.kill(os.getpid(), 9)")
+    assert run_cell(run, Plan("coin", "good", 0)) == "killed"
+    assert "SIGKILL" in read_cell(run.folder / "coin--good--0.json").reason
+    assert not draft.exists()
+
+
+def test_a_signal_without_a_name_is_a_reason_too(tmp_path, user_file, monkeypatch):
+    run = a_run(tmp_path, user_file)
+    stands_in(monkeypatch, "import os; os.kill(os.getpid(), 40)")
+    assert run_cell(run, Plan("coin", "good", 0)) == "killed"
+    assert read_cell(run.folder / "coin--good--0.json").reason == "killed by signal 40"
+
+
+def test_an_error_beside_other_cells_stops_them(tmp_path, user_file, monkeypatch):
+    run = a_run(tmp_path, user_file, jobs=2)
+    stands_in(monkeypatch, "import time; time.sleep(100)")
+    write_cell(run.folder, a_lost_cell(run, seed=1))
+
+    def breaks(folder, cell):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(running, "write_cell", breaks)
+    monkeypatch.setattr(running, "_is_there", lambda run, plan: False)
+    monkeypatch.setattr(running, "_wait", first_ends(running._wait))
+    start = time.monotonic()
+    with pytest.raises(OSError, match="no space left"):
+        run_all(run, [Plan("coin", "good", seed) for seed in range(3)])
+    assert time.monotonic() - start < 50
+
+
+def first_ends(wait):
+    calls = iter([0.0])
+    return lambda process, limit, stopped: wait(process, next(calls, limit), stopped)
+
+
+@pytest.mark.parametrize(("task", "method"), [("coin", "unsure"), ("unbuilt", "good")])
+def test_a_pair_that_raises_when_asked_is_planned_for_its_cell_to_say_so(user_file, task, method):
+    assert command.plans_of(load([user_file]), [task], [method], [0]) == ([Plan(task, method, 0)], [])
+
+
+def test_the_exit_code_says_whether_any_cell_is_done(tmp_path, user_file, monkeypatch, capsys):
+    run = a_run(tmp_path, user_file)
+    stands_in(monkeypatch, "import os; os._exit(3)")
+    grid = ["--tasks", "coin", "--methods", "good", "--budget-steps", "3", "--runs", str(run.folder)]
+    for _ in range(2):  # the second finds the row
+        with pytest.raises(SystemExit) as ended:
+            command.main([*grid, "--seeds", "0", "--user", str(user_file)])
+        assert ended.value.code == 1
+    write_cell(run.folder, replace(a_lost_cell(run, seed=1), status="done", reason=None))
+    command.main([*grid, "--seeds", "0", "1", "--user", str(user_file)])
+    assert "2 kept" in capsys.readouterr().out
+
+
 def test_a_users_methods_and_tasks_are_listed(user_file, capsys):
     listing.main(["--user", str(user_file)])
     lines = capsys.readouterr().out.splitlines()
@@ -204,6 +365,9 @@ def test_pairs_that_are_not_for_each_other_are_left_out(tmp_path, user_file, cap
         (["--methods", "nothing"], "'nothing'"),
         (["--budget-steps", "0"], "positive"),
         (["--jobs", "0"], "jobs"),
+        (["--threads", "100000"], "threads"),
+        (["--seeds", "0", "-1"], "-1"),
+        (["--seeds", str(2**32)], str(2**32)),
         (["--limit-seconds", "0"], "limit"),
         (["--user", "nowhere.py"], "nowhere.py"),
         (["--submitit", "timeout"], "name=value"),
@@ -216,6 +380,28 @@ def test_a_command_that_makes_no_sense_ends_before_anything_runs(tmp_path, chang
     assert said in str(ended.value)
     assert "; got" in str(ended.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [("inf", "finite"), ("nan", "finite"), ("-1", "positive"), ("3600", "--limit-seconds")]
+)
+def test_seconds_of_training_are_finite_and_below_the_limit(tmp_path, seconds, said):
+    given = ["--tasks", "hierarchy", "--methods", "elbo", f"--budget-seconds={seconds}"]
+    with pytest.raises(SystemExit) as ended:
+        command.main([*given, "--runs", str(tmp_path / "runs")])
+    assert said in str(ended.value)
+    assert "; got" in str(ended.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("below", ["", "runs"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, user_file, below):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / below
+    grid = ["--tasks", "coin", "--methods", "good", "--budget-steps", "1", "--user", str(user_file)]
+    with pytest.raises(SystemExit, match=r"^error: --runs must be .*; got .*file.*\. Choose"):
+        command.main([*grid, "--runs", str(folder)])
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_damaged_cell_stops_the_run_and_is_named(tmp_path, user_file):
@@ -244,6 +430,17 @@ def test_a_task_with_another_budget_is_refused_and_another_task_may_have_one(tmp
         ("x = 1\n", "has none"),
         (USER.replace('"good"', '"elbo"'), "'elbo'"),
         (USER.replace('"good", "exact draws"', '"so--good", ""'), "'so--good'"),
+        (USER.replace('name, title = "good", "exact draws"', 'name = "good"'), "title must be a text"),
+        (USER.replace('"good", "exact draws"', '"good", " "'), "of Good"),
+        (USER.replace('"exact", "good"', '3, "good"'), "family must be a text"),
+        (USER.replace('"exact", "good"', '"exact", None'), "reference must be a text"),
+        (USER + '    requires = "numpyro"\n', "got 'numpyro' of Leaves"),
+        (USER + '    requires = ("numpyro", 1)\n', "requires must be a tuple"),
+        ("x = (\n", "SyntaxError"),
+        ("x = 1\nimport no_such_module\n", "mine.py, line 2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def f():\n    return 1 / 0\n\n\nf()\n", "mine.py, line 2: ZeroDivisionError"),
+        ("import sys\nsys.exit(3)\n", "mine.py, line 2: SystemExit: 3"),
+        (USER + "    def __init__(self, x):\n        pass\n", "without arguments; got Leaves"),
     ],
 )
 def test_a_users_file_that_cannot_be_used_is_named(tmp_path, text, said):
@@ -251,6 +448,21 @@ def test_a_users_file_that_cannot_be_used_is_named(tmp_path, text, said):
     path.write_text(text)
     with refuses(ValueError, str(path), said):
         load([path])
+
+
+def test_a_users_file_imports_its_siblings_and_has_a_module_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    paths = [tmp_path / name / "mine.py" for name in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        (path.parent / f"parts_of_{path.parent.name}.py").write_text(f"TITLE = {path.parent.name!r}\n")
+        head = f"from parts_of_{path.parent.name} import TITLE\nfrom benchmarks.comparison import Method\n\n\n"
+        body = f"class Mine(Method):\n    name, title = {path.parent.name!r}, TITLE\n"
+        path.write_text(head + body + "    def supports(self, problem): ...\n    def start(self, problem, seed): ...\n")
+    methods = load(paths).methods
+    assert [methods[name].title for name in ("first", "second")] == ["first", "second"]
+    for name in ("first", "second"):  # where pickles look
+        assert sys.modules[type(methods[name]).__module__].Mine is type(methods[name])
 
 
 def test_jobs_go_to_submitit_where_it_is_asked_for(tmp_path, user_file, monkeypatch):
@@ -277,7 +489,9 @@ def test_jobs_go_to_submitit_where_it_is_asked_for(tmp_path, user_file, monkeypa
     monkeypatch.setitem(sys.modules, "submitit", stand_in)
     grid = ["--tasks", "coin", "--methods", "good", "--seeds", "0", "1", "--budget-steps", "1"]
     where = ["--runs", str(tmp_path / "runs"), "--user", str(user_file)]
-    command.main([*grid, *where, "--submitit", "cluster=local", "timeout_min=5"])
+    with pytest.raises(SystemExit) as ended:
+        command.main([*grid, *where, "--submitit", "cluster=local", "timeout_min=5"])
+    assert ended.value.code == 1
     assert told == [{"cluster": "local", "timeout_min": 5}]
     rows = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("*.json"))]
     assert [row["reason"] for row in rows] == ["RuntimeError: the node went away"] * 2
