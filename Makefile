@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+QUICK := --seeds 0 1 2 --budget-steps 1000 --limit-seconds 120 --runs runs/bench-quick
 COMPARED := --seeds 0 1 2 --budget-steps 2000
 
 .PHONY: demo test lint format bench bench-quick comparison clean
@@ -36,10 +37,10 @@ bench: $(READY)  ## the tables of benchmarks/README.md
 	$(BIN)/python -m benchmarks image-games
 
 bench-quick: $(READY)  ## a small grid of inference methods compared, and its page
-	$(BIN)/python -m benchmarks run --tasks hierarchy eight-schools --methods elbo elbo-stl elbo-compiled iwae-dreg pyro-autonormal pyro-automvn pyro-nuts --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
-	$(BIN)/python -m benchmarks run --tasks sbn --methods rws vimco nvil rebar enumerate pyro-tracegraph pyro-rws --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
-	$(BIN)/python -m benchmarks run --tasks digits --methods elbo iwae wake-sleep pyro-trace-elbo torch-vae --seeds 0 1 --budget-steps 1000 --limit-seconds 120 --runs runs/bench-quick
-	$(BIN)/python -m benchmarks run --tasks ring --methods gan gan-r1 torch-gan --seeds 0 1 --budget-steps 1000 --jobs 2 --limit-seconds 120 --runs runs/bench-quick
+	$(BIN)/python -m benchmarks run --tasks hierarchy eight-schools --methods elbo-stl pyro-autonormal pyro-automvn pyro-nuts $(QUICK) --jobs 2
+	$(BIN)/python -m benchmarks run --tasks sbn --methods rws vimco nvil enumerate pyro-tracegraph pyro-rws $(QUICK) --jobs 2
+	$(BIN)/python -m benchmarks run --tasks digits --methods elbo elbo-analytic elbo-compiled iwae-dreg pyro-trace-elbo torch-vae $(QUICK)
+	$(BIN)/python -m benchmarks run --tasks ring --methods gan-r1 wgan-gp torch-gan $(QUICK) --jobs 2
 	$(BIN)/python -m benchmarks report --runs runs/bench-quick --results runs/bench-quick/report
 
 comparison: $(READY)  ## the committed comparison, benchmarks/results/comparison.*: three seeds; an hour and a half with two cores

@@ -239,22 +239,22 @@ def _ranks(ranks: Sequence[Ranks], cells: Sequence[Cell]) -> list[str]:
 
 def _failures(reading: Reading, tables: Sequence[Table]) -> list[str]:
     """Every cell that is not done, every number that a cell which is done lacks, every file that is no cell."""
-    found = [
-        (cell.task, cell.method, cell.seed, cell.status, str(cell.reason))
-        for cell in reading.cells
-        if cell.status != "done"
-    ]
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for cell in reading.cells:
+        if cell.status != "done":
+            found.setdefault((cell.task, cell.method, cell.status, str(cell.reason)), []).append(str(cell.seed))
     for table in tables:
         for (task, method), entry in sorted(table.entries.items()):
-            lost = [one for one in entry.lost if one.status in ("done", "untimed")]
-            found += [(task, method, one.seed, "done", _without(table, one)) for one in lost]
+            for one in entry.lost:
+                if one.status in ("done", "untimed"):
+                    found.setdefault((task, method, "done", _without(table, one)), []).append(str(one.seed))
     titles = _escaped_titles(reading.cells)
     rows = [
-        [titles["task", task], titles["method", method], str(seed), status, _escaped(reason)]
-        for task, method, seed, status, reason in found
+        [titles["task", task], titles["method", method], ", ".join(seeds), status, _escaped(reason)]
+        for (task, method, status, reason), seeds in found.items()
     ]
     lines = ["## Failures and what is missing", ""]
-    lines += markdown_table(["task", "method", "seed", "status", "reason"], rows) if rows else ["None."]
+    lines += markdown_table(["task", "method", "seeds", "status", "reason"], rows) if rows else ["None."]
     if reading.unread:
         lines += ["", "Files that were not read:", ""]
         lines += [f"- {_escaped(file)}: {_escaped(reason)}" for file, reason in reading.unread]
