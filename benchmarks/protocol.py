@@ -10,10 +10,14 @@ __all__ = [
     "machine",
     "markdown_table",
     "once",
+    "processor",
     "train",
+    "versions",
     "write_results",
 ]
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -145,6 +149,20 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "pyro": pyro.__version__,
     }
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it, else its kind."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return named or platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of NumPyro and JAX, where they are installed."""
+    names = [name for name in ("numpyro", "jax") if importlib.util.find_spec(name) is not None]
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def describe_machine(facts: Mapping[str, Any]) -> str:

@@ -18,10 +18,7 @@ __all__ = [
 import argparse
 import datetime
 import importlib
-import importlib.metadata
 import importlib.util
-import os
-import platform
 import resource
 import sys
 import time
@@ -42,6 +39,7 @@ from benchmarks.comparison.metrics import final_metrics, look
 from benchmarks.comparison.registry import Registry, load
 from benchmarks.comparison.task import Problem, Task
 from benchmarks.comparison.training import Budget, Course, OrphanedError, Store, against_reference, train
+from benchmarks.protocol import machine, processor, versions
 
 LONGEST_REASON = 500
 
@@ -232,27 +230,15 @@ def protocol(problem: Problem, is_parallel: bool, started: str) -> dict[str, Any
 
 
 def _machine(is_parallel: bool, started: str, threads: int | None = None) -> dict[str, Any]:
-    optional = {name: importlib.metadata.version(name) for name in ("numpyro", "jax") if importlib.util.find_spec(name)}
     return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
+        **machine(),
+        "processor": processor(),
         "pyro_dgm": pyro_dgm.__version__,
-        **optional,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        **versions(),
         "threads": torch.get_num_threads() if threads is None else threads,
         "started": started,
         "parallel": is_parallel,
     }
-
-
-def _processor() -> str:
-    """Its name, where Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-    return named or platform.processor() or platform.machine()
 
 
 def _die_first() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.protocol import machine, write_results
+from benchmarks.protocol import machine, processor, versions, write_results
 from benchmarks.step_time.contestants import CONTESTANTS
 from benchmarks.step_time.measuring import Settings, measure
 from benchmarks.step_time.report import text
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = [name for name in names if "numpyro" not in name]
         notes = ["NumPyro is not installed and left out."]
     settings = Settings(arguments.rounds, arguments.steps, arguments.seconds, arguments.backend)
-    facts = {"machine": {"model": _processor(), **machine(), **_versions()}, "settings": settings._asdict()}
+    facts = {"machine": {"model": processor(), **machine(), **versions()}, "settings": settings._asdict()}
     name = f"step_time-threads-{torch.get_num_threads()}"
     path = arguments.results / f"{name}.json"
     rows = _kept(path, facts) if arguments.keep else {}
@@ -65,19 +65,6 @@ def _kept(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
             "Leave out --keep to begin anew."
         )
     return {row["task"]: row for row in content["rows"]}
-
-
-def _processor() -> str:
-    """The processor's name where Linux tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _versions() -> dict[str, str]:
-    """Of NumPyro and JAX, where they are installed."""
-    names = [name for name in ("numpyro", "jax") if importlib.util.find_spec(name) is not None]
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _parser() -> argparse.ArgumentParser:
